@@ -1,0 +1,79 @@
+"""``xe-mock mount``: make a mount."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+from xedev.cli.common import say
+from xedev.cli.sizes import parse_size
+from xedev.node.daemon import MountOptions, run_foreground, start
+from xedev.node.tree import NODE_DIR
+
+if TYPE_CHECKING:
+    from xedev.cli.types import Commands
+
+__all__ = ("add_device_options", "add_to", "options_from")
+
+
+def add_to(commands: Commands) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "mount", help="present the mock in a directory", description=__doc__
+    )
+    parser.add_argument("directory", metavar="DIR", help="an empty directory")
+    add_device_options(parser)
+    parser.add_argument("--log", metavar="FILE", help="append the daemon's log to FILE")
+    parser.add_argument(
+        "--backend", choices=("fusepy", "mfusepy"), help="FUSE binding (default: what is there)"
+    )
+    parser.add_argument(
+        "--allow-other",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="let other users in (default: when root mounts)",
+    )
+    parser.add_argument("--foreground", action="store_true", help="do not become a daemon")
+    parser.add_argument("--die-with", metavar="PID", type=int, help=argparse.SUPPRESS)
+    parser.set_defaults(run=_run)
+
+
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what can be chosen about the device."""
+    parser.add_argument(
+        "--profile",
+        choices=("bmg", "lnl"),
+        default="bmg",
+        help="GPU: Battlemage (discrete, default) or Lunar Lake (integrated)",
+    )
+    parser.add_argument("--vram", metavar="SIZE", type=parse_size, help="video memory, e.g. 12G")
+    parser.add_argument(
+        "--system", metavar="SIZE", type=parse_size, help="system memory for buffers, e.g. 256M"
+    )
+    parser.add_argument(
+        "--purgeability",
+        choices=("counters", "seed", "walk"),
+        default="counters",
+        help="how it is decided what may be purged (default: counters, as upstream)",
+    )
+    parser.add_argument(
+        "--debug-kernel",
+        action="store_true",
+        help="behave as a kernel built with the driver's debugging options",
+    )
+
+
+def options_from(args: argparse.Namespace) -> MountOptions:
+    """The options of a mount as parsed; what a command does not declare has its default."""
+    names = MountOptions.__dataclass_fields__
+    return MountOptions(**{name: value for name, value in vars(args).items() if name in names})
+
+
+def _run(args: argparse.Namespace) -> int:
+    options = options_from(args)
+    if args.foreground:
+        return 1 if run_foreground(args.directory, options) else 0
+    pid = start(args.directory, options)
+    say(f"{os.path.join(args.directory, NODE_DIR)} is ready (pid {pid})")
+    return 0

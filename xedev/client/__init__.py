@@ -1,0 +1,29 @@
+"""The user's side: open a device, make its ioctls, IGT's helpers on top (`xedev.client.xe_ioctl`).
+
+Knows nothing of the mock but its uAPI: it drives a real Xe device as well.
+"""
+
+from xedev.client.device import Device, allow_memory_access
+from xedev.client.memory import UserFence
+from xedev.client.transport import (
+    IN,
+    OUT,
+    Buffer,
+    FrameTransport,
+    IoctlError,
+    IoctlTransport,
+    Transport,
+)
+
+__all__ = (
+    "IN",
+    "OUT",
+    "Buffer",
+    "Device",
+    "FrameTransport",
+    "IoctlError",
+    "IoctlTransport",
+    "Transport",
+    "UserFence",
+    "allow_memory_access",
+)

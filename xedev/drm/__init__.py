@@ -1,0 +1,1 @@
+"""The DRM core: files, handles, dispatch, PRIME, GPU address spaces, memory managers."""

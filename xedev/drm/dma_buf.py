@@ -1,0 +1,111 @@
+"""dma-bufs: memory that descriptors name (kernel: drivers/dma-buf/dma-buf.c)."""
+
+from __future__ import annotations
+
+import errno
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from uapi import dma_buf as uapi_dma_buf
+from uapi.ioctl import IOC_NR, IOC_TYPE
+from xedev.kernel.caller import Caller
+from xedev.kernel.errors import KernelError, report_bug
+from xedev.kernel.files import POLLIN, POLLOUT, File
+from xedev.kernel.refcount import Refcounted
+
+if TYPE_CHECKING:
+    from xedev.drm.drm_device import DrmDevice
+
+__all__ = ("DmaBuf", "DmaBufFile", "DmaBufOps")
+
+class DmaBufOps(ABC):
+    """What the exporter of a dma-buf does (kernel: ``struct dma_buf_ops``)."""
+
+    @abstractmethod
+    def release(self, dma_buf: DmaBuf) -> None:
+        """The last reference went."""
+
+    def attach(self, dma_buf: DmaBuf, importer: DrmDevice) -> None:
+        """Another device wants to use the memory; an errno refuses it."""
+
+
+class DmaBuf(Refcounted):
+    """Shared memory of ``size`` bytes.  References: descriptors, importers, PRIME tables, and
+    the link from the exported object while that has a handle."""
+
+    __slots__ = ("device", "exp_name", "mode", "name", "ops", "priv", "size")
+
+    def __init__(
+        self, ops: DmaBufOps, priv: object, size: int, mode: int, device: DrmDevice | None
+    ) -> None:
+        super().__init__()
+        self.ops = ops
+        self.priv = priv
+        self.size = size
+        self.mode = mode
+        self.device = device
+        self.name = ""
+        self.exp_name = "drm"
+
+    def fput(self) -> None:
+        """Drop one reference (kernel: ``dma_buf_put``)."""
+        self.put()
+
+    def free(self) -> None:
+        """Run the exporter's release."""
+        self.ops.release(self)
+
+
+class DmaBufFile(File):
+    """One descriptor of a dma-buf; it owns the reference that it was made with."""
+
+    seekable = True
+
+    def __init__(self, dma_buf: DmaBuf) -> None:
+        self.dma_buf = dma_buf
+
+    @property
+    def size(self) -> int:
+        """Bytes of the dma-buf, for fstat(2) and lseek(2)."""
+        return self.dma_buf.size
+
+    def ioctl(self, cmd: int, data: int, caller: Caller) -> int:
+        """``SYNC``; everything else is ``ENOTTY`` (kernel: ``dma_buf_ioctl``)."""
+        try:
+            handler = _IOCTLS.get(cmd)
+            if handler is None:
+                raise KernelError(
+                    errno.ENOTTY, f"type {IOC_TYPE(cmd):#x} nr {IOC_NR(cmd)} is not for a dma-buf"
+                )
+            if not data:
+                raise KernelError(errno.EFAULT, "no argument")
+            handler(self.dma_buf, data, caller)
+        except KernelError as error:
+            caller.reason = error.reason
+            return -(error.errno or errno.EIO)
+        except Exception:
+            report_bug("an ioctl of a dma-buf")
+            return -errno.EIO
+        return 0
+
+    def poll(self, waiter: Callable[[], None] | None) -> int:
+        """Readable and writable while no fence is pending on the memory."""
+        return POLLIN | POLLOUT
+
+    def release(self) -> None:
+        """The descriptor was closed."""
+        self.dma_buf.fput()
+
+
+def _dma_buf_sync(dma_buf: DmaBuf, data: int, caller: Caller) -> None:
+    sync = uapi_dma_buf.dma_buf_sync.from_address(data)
+    if sync.flags & ~uapi_dma_buf.DMA_BUF_SYNC_VALID_FLAGS_MASK:
+        raise KernelError(errno.EINVAL, f"unknown sync flags {sync.flags:#x}")
+    if not sync.flags & uapi_dma_buf.DMA_BUF_SYNC_RW:
+        raise KernelError(errno.EINVAL, "neither READ nor WRITE")
+
+
+_IOCTLS: dict[int, Callable[[DmaBuf, int, Caller], None]] = {
+    uapi_dma_buf.DMA_BUF_IOCTL_SYNC: _dma_buf_sync,
+}

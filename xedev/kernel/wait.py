@@ -1,0 +1,94 @@
+"""Sleeping until something happens, without polling, and ending on interruption."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+import weakref
+from collections.abc import Callable
+
+from xedev.kernel.caller import Caller
+from xedev.kernel.errors import KernelError
+
+__all__ = ("WaitQueue", "shut_down", "start_up", "wake_all_sleepers")
+
+
+class _Sleepers:
+    """All wait queues of this process that somebody sleeps on."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.queues: weakref.WeakSet[WaitQueue] = weakref.WeakSet()
+        self.ending = False
+
+
+_sleepers = _Sleepers()
+
+
+class WaitQueue:
+    """Threads that wait for a condition to become true (kernel: ``wait_queue_head_t``)."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._waiters = 0
+
+    def wake_up(self) -> None:
+        """Make every sleeper look at its condition again."""
+        with self._condition:
+            self._condition.notify_all()
+
+    def wait_event(
+        self, predicate: Callable[[], bool], caller: Caller, timeout: float | None = None
+    ) -> bool:
+        """Sleep until ``predicate()`` holds; False when ``timeout`` seconds passed first.
+
+        Raises `KernelError` ``EINTR`` when a signal arrives for the caller, or the mock ends.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._condition:
+            if predicate():
+                return True
+            self._enlist()
+            try:
+                return self._sleep(predicate, caller, deadline)
+            finally:
+                self._waiters -= 1
+
+    def _enlist(self) -> None:
+        self._waiters += 1
+        with _sleepers.lock:
+            _sleepers.queues.add(self)
+
+    def _sleep(
+        self, predicate: Callable[[], bool], caller: Caller, deadline: float | None
+    ) -> bool:
+        while not predicate():
+            if _sleepers.ending:
+                raise KernelError(errno.EINTR, "the device is being taken away")
+            if caller.interrupted():
+                raise KernelError(errno.EINTR, "a signal arrived during the wait")
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            self._condition.wait(left)
+        return True
+
+
+def wake_all_sleepers() -> None:
+    """A signal arrived for some request: every sleeper asks whether it was its own."""
+    with _sleepers.lock:
+        queues = list(_sleepers.queues)
+    for queue in queues:
+        queue.wake_up()
+
+
+def shut_down() -> None:
+    """End every present and future sleep with ``EINTR``."""
+    _sleepers.ending = True
+    wake_all_sleepers()
+
+
+def start_up() -> None:
+    """Allow sleeping again (after `shut_down`, in the same process)."""
+    _sleepers.ending = False

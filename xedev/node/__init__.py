@@ -1,0 +1,1 @@
+"""How the device is presented: files over FUSE, the frames of the write/read protocol."""

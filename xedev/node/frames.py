@@ -1,0 +1,337 @@
+"""The server's side of the write/read protocol: ioctls that come as frames (docs/protocol.md).
+
+A client whose memory the daemon may not touch writes requests that bring the memory along, and
+reads replies.  Both directions are byte streams; ioctl(2) on the same descriptor works as ever.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import struct
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+from uapi.ioctl import IOC_DIR, IOC_NONE, IOC_READ, IOC_SIZE
+from uapi.xe_mock import (
+    XE_MOCK_FRAME_MAX,
+    XE_MOCK_REQUEST_MAGIC,
+    XE_MOCK_WINDOW_IN,
+    XE_MOCK_WINDOW_OUT,
+    FrameError,
+    Request,
+    Window,
+    pack_reply,
+    peek_length,
+    unpack_request,
+)
+from xedev.kernel.caller import Caller
+from xedev.kernel.errors import KernelError, report_bug
+from xedev.kernel.files import POLLIN, POLLOUT, POLLRDNORM, File
+from xedev.kernel.user_memory import UserMemory, check_range
+from xedev.kernel.wait import WaitQueue
+from xedev.node.poll_waiter import PollWaiter
+
+__all__ = ("BACKLOG_BYTES", "BACKLOG_REPLIES", "FrameCaller", "FrameFile", "WindowMemory")
+
+BACKLOG_REPLIES = 256
+"""Replies that may wait to be read; with so many waiting a write takes no further request."""
+BACKLOG_BYTES = XE_MOCK_FRAME_MAX
+"""Bytes of waiting replies, with the same effect.  One reply may exceed it."""
+
+_HEAD = struct.Struct("<IIQ")  # magic, length, cookie: how every request begins
+
+
+class _Stretch:
+    """A window while its request runs: the memory from ``start`` up to ``end``."""
+
+    __slots__ = ("data", "end", "flags", "start")
+
+    def __init__(self, window: Window) -> None:
+        self.start = window.address
+        self.end = window.address + window.length
+        self.flags = window.flags
+        self.data = bytearray(window.data or window.length)
+
+
+class WindowMemory(UserMemory):
+    """The client's memory as far as a request brought it.
+
+    Reads need IN windows and writes OUT windows, adjacent ones count as one; everything else is
+    ``EFAULT``, as an unmapped page is.  Bytes that two windows share are the same bytes.
+    """
+
+    __slots__ = ("_stretches",)
+
+    def __init__(self, windows: Iterable[Window]) -> None:
+        self._stretches = [_Stretch(window) for window in windows]
+
+    def read(self, address: int, length: int) -> bytes:
+        """Copy from IN windows."""
+        return b"".join(
+            stretch.data[start - stretch.start : end - stretch.start]
+            for stretch, start, end in self._covering(address, length, XE_MOCK_WINDOW_IN)
+        )
+
+    def write(self, address: int, data: bytes | memoryview) -> None:
+        """Copy to OUT windows, all of it or nothing."""
+        list(self._covering(address, len(data), XE_MOCK_WINDOW_OUT))
+        for stretch in self._stretches:
+            start = max(address, stretch.start)
+            end = min(address + len(data), stretch.end)
+            if start < end:
+                part = data[start - address : end - address]
+                stretch.data[start - stretch.start : end - stretch.start] = part
+
+    def _covering(
+        self, address: int, length: int, flag: int
+    ) -> Iterator[tuple[_Stretch, int, int]]:
+        """Windows that together hold a range, each with its part; ``EFAULT`` at a gap."""
+        if not length:
+            return
+        check_range(address, length)
+        end = address + length
+        while address < end:
+            stretch = self._at(address, flag)
+            upto = min(end, stretch.end)
+            yield stretch, address, upto
+            address = upto
+
+    def _at(self, address: int, flag: int) -> _Stretch:
+        for stretch in self._stretches:
+            if stretch.flags & flag and stretch.start <= address < stretch.end:
+                return stretch
+        kind = "an OUT" if flag == XE_MOCK_WINDOW_OUT else "an IN"
+        raise KernelError(errno.EFAULT, f"{address:#x} is not within {kind} window of the frame")
+
+    def results(self) -> tuple[Window, ...]:
+        """The OUT windows with what they hold now."""
+        return tuple(
+            Window(s.start, s.end - s.start, XE_MOCK_WINDOW_OUT, bytes(s.data))
+            for s in self._stretches
+            if s.flags & XE_MOCK_WINDOW_OUT
+        )
+
+
+class FrameCaller(Caller):
+    """The process that wrote a frame, with the frame's windows for its memory."""
+
+    __slots__ = ("_memory", "_writer")
+
+    def __init__(self, writer: Caller, memory: WindowMemory) -> None:
+        self._writer = writer
+        self._memory = memory
+        self.reason = ""
+
+    @property
+    def tid(self) -> int:
+        """The writing thread's id."""
+        return self._writer.tid
+
+    @property
+    def tgid(self) -> int:
+        """The writing process's id."""
+        return self._writer.tgid
+
+    @property
+    def uid(self) -> int:
+        """The writer's effective user id."""
+        return self._writer.uid
+
+    @property
+    def gid(self) -> int:
+        """The writer's effective group id."""
+        return self._writer.gid
+
+    @property
+    def comm(self) -> str:
+        """The writing thread's name."""
+        return self._writer.comm
+
+    @property
+    def memory(self) -> UserMemory:
+        """The windows."""
+        return self._memory
+
+    def capable(self, cap: int) -> bool:
+        """The writer's capabilities, at the time of the write."""
+        return self._writer.capable(cap)
+
+    def fget(self, fd: int) -> File | None:
+        """The writer's descriptors."""
+        return self._writer.fget(fd)
+
+    def interrupted(self) -> bool:
+        """A signal arrived during the write."""
+        return self._writer.interrupted()
+
+
+class _Backlog:
+    """Replies that wait to be read, as one stream of bytes."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._replies: deque[bytes] = deque()
+        self._taken = 0  # bytes of the first reply that were read already
+        self._bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._replies)
+
+    def has_room(self) -> bool:
+        """Whether another request may run."""
+        return len(self._replies) < BACKLOG_REPLIES and self._bytes < BACKLOG_BYTES
+
+    def put(self, reply: bytes) -> None:
+        with self._lock:
+            self._replies.append(reply)
+            self._bytes += len(reply)
+
+    def take(self, size: int) -> bytes:
+        """Up to ``size`` bytes; none when no reply waits."""
+        parts: list[bytes] = []
+        with self._lock:
+            while size and self._replies:
+                part = self._replies[0][self._taken : self._taken + size]
+                parts.append(part)
+                size -= len(part)
+                self._bytes -= len(part)
+                self._taken += len(part)
+                if self._taken == len(self._replies[0]):
+                    self._replies.popleft()
+                    self._taken = 0
+        return b"".join(parts)
+
+
+class FrameFile(File):
+    """A DRM file of the node that speaks frames.
+
+    Requests run one after the other inside write(2), as the writing process; write(2) itself
+    never sleeps, because the kernel lets only one write(2) at a time into a node.
+    """
+
+    def __init__(self, file: File) -> None:
+        self.file = file
+        self._feeding = threading.Lock()
+        self._partial = bytearray()
+        self._backlog = _Backlog()
+        self._readable = WaitQueue()
+        self._waiter = PollWaiter()
+
+    def ioctl(self, cmd: int, data: int, caller: Caller) -> int:
+        """ioctl(2), as on any other node."""
+        return self.file.ioctl(cmd, data, caller)
+
+    def write(self, data: bytes, offset: int, nonblock: bool, caller: Caller) -> int:
+        """Take requests, whole or in pieces, and run those that are complete.
+
+        Fewer bytes are taken, or none (``EAGAIN``), when too many replies wait to be read.
+        """
+        view = memoryview(data)
+        at = 0
+        with self._feeding:
+            while at < len(view):
+                taken = self._feed(view[at:], caller)
+                if not taken:
+                    break
+                at += taken
+        if at == 0 and data:
+            raise KernelError(errno.EAGAIN, "too many replies wait to be read")
+        return at
+
+    def _feed(self, view: memoryview, caller: Caller) -> int:
+        """Go on with the current frame; how many bytes were used (0: no room for its reply)."""
+        partial = self._partial
+        head = bytes(partial[: _HEAD.size]) + bytes(view[: _HEAD.size])
+        try:
+            length = peek_length(head)
+        except FrameError as error:
+            if not self._backlog.has_room():
+                return 0
+            self._refuse(head, error)
+            return len(view)
+        if length is None or len(partial) + len(view) < length:
+            partial += view
+            return len(view)
+        if not self._backlog.has_room():
+            return 0
+        used = length - len(partial)
+        frame = b"".join((partial, view[:used]))
+        partial.clear()
+        return used if self._run(frame, caller) else len(view)
+
+    def _run(self, frame: bytes, caller: Caller) -> bool:
+        """Run one request and queue its reply; False when the frame makes no sense."""
+        try:
+            request = unpack_request(frame)
+            argument = _argument_buffer(request)
+        except FrameError as error:
+            self._refuse(frame, error)
+            return False
+        memory = WindowMemory(request.windows)
+        framed = FrameCaller(caller, memory)
+        address = 0 if argument is None else ctypes.addressof(argument)
+        try:
+            result = self.file.ioctl(request.cmd, address, framed)
+        except Exception:  # noqa: BLE001 - logged as the bug it is; the stream stays in step
+            report_bug("a framed ioctl")
+            result = -errno.EIO
+        back = argument.raw if argument is not None and IOC_DIR(request.cmd) & IOC_READ else b""
+        windows = memory.results() if request.windows else ()
+        reason = framed.reason if result < 0 else ""
+        self._answer(pack_reply(request.cookie, result, back, windows, reason))
+        return True
+
+    def _refuse(self, frame: bytes, error: FrameError) -> None:
+        """Answer what is no request: ``EBADMSG``, and the stream begins anew."""
+        self._partial.clear()
+        self._answer(pack_reply(_cookie(frame), -errno.EBADMSG, b"", (), str(error)))
+
+    def _answer(self, reply: bytes) -> None:
+        self._backlog.put(reply)
+        self._readable.wake_up()
+        self._waiter.wake()
+
+    def read(self, size: int, offset: int, nonblock: bool, caller: Caller) -> bytes:
+        """The next bytes of the replies; waits for the first (``EAGAIN``, ``EINTR``)."""
+        while not (data := self._backlog.take(size)):
+            if nonblock:
+                raise KernelError(errno.EAGAIN, "no reply waits")
+            self._readable.wait_event(self._backlog.__bool__, caller)
+        self._waiter.wake()
+        return data
+
+    def poll(self, waiter: Callable[[], None] | None) -> int:
+        """Readable while replies wait, writable while there is room for more."""
+        self._waiter.replace(waiter)
+        mask = POLLIN | POLLRDNORM if self._backlog else 0
+        return mask | POLLOUT if self._backlog.has_room() else mask
+
+    def release(self) -> None:
+        """The last descriptor went: the DRM file ends, unread replies with it."""
+        self.file.release()
+
+
+def _argument_buffer(request: Request) -> ctypes.Array[ctypes.c_char] | None:
+    """The ioctl's argument as the kernel would hold it; None without one, or for a bad pointer.
+
+    FrameError when the bytes brought are not as many as the ioctl number says.
+    """
+    direction = IOC_DIR(request.cmd)
+    size = IOC_SIZE(request.cmd) if direction != IOC_NONE else 0
+    if len(request.arg) not in (0, size):
+        raise FrameError(f"argument of {len(request.arg)} bytes, where the ioctl takes {size}")
+    if not request.arg:
+        return None
+    if direction == IOC_READ:
+        return ctypes.create_string_buffer(size)
+    return ctypes.create_string_buffer(request.arg, size)
+
+
+def _cookie(frame: bytes) -> int:
+    """The cookie of a request that may be broken; 0 when there is none to be read."""
+    if len(frame) < _HEAD.size:
+        return 0
+    magic, _, cookie = _HEAD.unpack_from(frame)
+    return int(cookie) if magic == XE_MOCK_REQUEST_MAGIC else 0

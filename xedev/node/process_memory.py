@@ -1,0 +1,177 @@
+"""The memory of another process (kernel: mm/process_vm_access.c)."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import threading
+
+from xedev.kernel.errors import KernelError
+from xedev.kernel.user_memory import UserMemory, check_range
+
+__all__ = ("ProcessMemory",)
+
+_SCRATCH_SIZE = 16384  # bytes; larger copies get a buffer of their own
+_FORBIDDEN = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS})
+_HOW_TO_ALLOW = (
+    "it runs under another user, or Yama asks for prctl(PR_SET_PTRACER) in the client; "
+    "the write/read protocol needs no such right"
+)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_ARGUMENTS = (
+    ctypes.c_int,  # pid_t
+    ctypes.c_void_p,  # const struct iovec *, ours
+    ctypes.c_ulong,
+    ctypes.c_void_p,  # const struct iovec *, theirs
+    ctypes.c_ulong,
+    ctypes.c_ulong,
+)
+_process_vm_readv = _libc.process_vm_readv
+_process_vm_readv.argtypes = _ARGUMENTS
+_process_vm_readv.restype = ctypes.c_ssize_t
+_process_vm_writev = _libc.process_vm_writev
+_process_vm_writev.argtypes = _ARGUMENTS
+_process_vm_writev.restype = ctypes.c_ssize_t
+
+
+class _Scratch(threading.local):
+    """Buffers of one thread, so that a small copy allocates nothing."""
+
+    def __init__(self) -> None:
+        self.vectors = (ctypes.c_uint64 * 4)()  # struct iovec ours, theirs
+        self.ours = ctypes.addressof(self.vectors)
+        self.theirs = self.ours + 16
+        self._buffer = ctypes.create_string_buffer(_SCRATCH_SIZE)
+        self.buffer = ctypes.addressof(self._buffer)
+
+
+_scratch = _Scratch()
+
+
+class ProcessMemory(UserMemory):
+    """The memory that thread ``tid`` sees.
+
+    Copies go through process_vm_readv(2) and process_vm_writev(2), which heed the protection of
+    pages as ``copy_from_user`` does.  ``/proc/<tid>/mem`` overrides it: a write to a read-only
+    page would succeed there.  So that file is only for where a seccomp filter forbids the system
+    calls, and protections are then looked up in ``/proc/<tid>/maps``.
+
+    Nothing is kept from one request to the next: an exec gives a process new memory, and the
+    kernel gives a thread id to another process.
+    """
+
+    __slots__ = ("_tid",)
+
+    def __init__(self, tid: int) -> None:
+        self._tid = tid
+
+    def read(self, address: int, length: int) -> bytes:
+        """Copy ``length`` bytes from ``address``; ``EFAULT``."""
+        if not length:
+            return b""
+        check_range(address, length)
+        if length > _SCRATCH_SIZE:
+            return self._read_large(address, length)
+        scratch = _scratch
+        buffer = scratch.buffer
+        scratch.vectors[:] = [buffer, length, address, length]
+        got = _process_vm_readv(self._tid, scratch.ours, 1, scratch.theirs, 1, 0)
+        if got == length:
+            return ctypes.string_at(buffer, length)
+        return self._read_otherwise(got, address, length)
+
+    def write(self, address: int, data: bytes | memoryview) -> None:
+        """Copy ``data`` to ``address``; ``EFAULT``."""
+        length = len(data) if isinstance(data, bytes) else data.nbytes
+        if not length:
+            return
+        check_range(address, length)
+        data = bytes(data)
+        scratch = _scratch
+        if length <= _SCRATCH_SIZE:
+            ctypes.memmove(scratch.buffer, data, length)
+            buffer = scratch.buffer
+        else:
+            buffer = ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value or 0
+        scratch.vectors[:] = [buffer, length, address, length]
+        put = _process_vm_writev(self._tid, scratch.ours, 1, scratch.theirs, 1, 0)
+        if put != length:
+            self._write_otherwise(put, address, data)
+
+    def _read_large(self, address: int, length: int) -> bytes:
+        buffer = ctypes.create_string_buffer(length)
+        scratch = _scratch
+        scratch.vectors[:] = [ctypes.addressof(buffer), length, address, length]
+        got = _process_vm_readv(self._tid, scratch.ours, 1, scratch.theirs, 1, 0)
+        return buffer.raw if got == length else self._read_otherwise(got, address, length)
+
+    def _read_otherwise(self, got: int, address: int, length: int) -> bytes:
+        if not _was_forbidden(got):
+            raise _fault("read", address, length)
+        mem = self._open_mem("r", address, length)
+        try:
+            data = os.pread(mem, length, address)
+        except OSError:
+            data = b""
+        finally:
+            os.close(mem)
+        if len(data) != length:
+            raise _fault("read", address, length)
+        return data
+
+    def _write_otherwise(self, put: int, address: int, data: bytes) -> None:
+        if not _was_forbidden(put):
+            raise _fault("write", address, len(data))
+        mem = self._open_mem("w", address, len(data))
+        try:
+            put = os.pwrite(mem, data, address)
+        except OSError:
+            put = 0
+        finally:
+            os.close(mem)
+        if put != len(data):
+            raise _fault("write", address, len(data))
+
+    def _open_mem(self, access: str, address: int, length: int) -> int:
+        """A descriptor of the memory file, after a look at the protections for ``access``."""
+        try:
+            mem = os.open(f"/proc/{self._tid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            reason = f"no access to the memory of {self._tid} ({error.strerror}): {_HOW_TO_ALLOW}"
+            raise KernelError(errno.EFAULT, reason) from None
+        if not self._allows(access, address, address + length):
+            os.close(mem)
+            raise _fault("read" if access == "r" else "write", address, length)
+        return mem
+
+    def _allows(self, access: str, start: int, end: int) -> bool:
+        """Whether mappings with ``access`` ("r" or "w") cover all from ``start`` to ``end``."""
+        try:
+            with open(f"/proc/{self._tid}/maps", "rb") as maps:
+                for line in maps:
+                    span, protection = line.split(b" ", 2)[:2]
+                    low, high = (int(bound, 16) for bound in span.split(b"-"))
+                    if high <= start:
+                        continue
+                    if low > start or access.encode() not in protection:
+                        return False
+                    if high >= end:
+                        return True
+                    start = high
+        except OSError:
+            return False
+        return False
+
+
+def _was_forbidden(moved: int) -> bool:
+    """Whether a system call failed for want of rights.
+
+    A short count is no failure to it, but a part of the range that is not mapped: ``EFAULT``.
+    """
+    return moved < 0 and ctypes.get_errno() in _FORBIDDEN
+
+
+def _fault(verb: str, address: int, length: int) -> KernelError:
+    return KernelError(errno.EFAULT, f"cannot {verb} {length} bytes at {address:#x} of the client")

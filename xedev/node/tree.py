@@ -1,0 +1,227 @@
+"""The files of the mount: device nodes, descriptors to be claimed, the debug directory.
+
+::
+
+    dev/dri/card0, renderD128, xe-mock    the device's minors
+    dev/dri/.xe-mock-fd/TOKEN             a descriptor that an ioctl gave out; not listed
+    debug/dri/0/*                         what debugfs would hold, and the mock's controls
+
+The tree is fixed but for the tokens.  Permission bits are only kept here; the kernel checks them.
+"""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import re
+import secrets
+import stat
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+from uapi.xe_mock import XE_MOCK_FD_DIR
+from xedev.drm.drm_device import DebugfsFile, DrmMinor
+from xedev.kernel.caller import Caller
+from xedev.kernel.errors import KernelError
+from xedev.kernel.files import FdTokens, File
+from xedev.kernel.trace import Tracepoints
+from xedev.node.debug_files import ControlFile, TraceFile
+from xedev.node.frames import FrameFile
+from xedev.node.vfs import Attr
+
+__all__ = ("DEBUG_DIR", "NODE_DIR", "Device", "Tree")
+
+NODE_DIR = "dev/dri"
+"""Directory of the device nodes, below the mount point."""
+DEBUG_DIR = "debug/dri/0"
+"""Directory of the debug files, below the mount point."""
+
+_FD_DIR = f"/{NODE_DIR}/{XE_MOCK_FD_DIR}"
+_TOKEN_NAME = re.compile(r"[0-9a-f]{8,15}")
+_NODE_GROUPS = {"primary": "video", "render": "render"}
+_DIRECTORY_MODE = 0o755
+_TRACE_MODE = 0o400
+_TOKEN_MODE = 0o666
+_PERMISSIONS = 0o7777
+
+_FIRST_INODE = 2
+_TOKEN_INODES = 1 << 32
+
+_Opener = Callable[[int, Caller], File]
+
+
+class Device(Protocol):
+    """What the tree needs of a device."""
+
+    minors: tuple[DrmMinor, ...]
+    tokens: FdTokens
+    trace: Tracepoints
+
+    @property
+    def debugfs(self) -> Mapping[str, DebugfsFile]:
+        """Files of the debug directory by name."""
+
+    def open(self, minor: DrmMinor, flags: int, caller: Caller) -> File:
+        """Open a node."""
+
+
+class _Entry:
+    """A path of the tree, with what chmod and chown may change."""
+
+    __slots__ = ("gid", "ino", "mode", "mtime_ns", "names", "opener", "uid")
+
+    def __init__(self, ino: int, mode: int, owner: tuple[int, int], mtime_ns: int) -> None:
+        self.ino = ino
+        self.mode = mode
+        self.uid, self.gid = owner
+        self.mtime_ns = mtime_ns
+        self.names: list[str] | None = None
+        self.opener: _Opener | None = None
+
+    def attr(self) -> Attr:
+        nlink = 1 if self.names is None else 2
+        return Attr(self.ino, self.mode, self.uid, self.gid, 0, nlink, self.mtime_ns)
+
+
+class Tree:
+    """The `xedev.node.vfs.Filesystem` of one device.
+
+    ``debug`` adds files to those of the device.  Everything belongs to the process that makes the
+    tree; when that is root, nodes get the groups that udev would give them.
+    """
+
+    def __init__(self, device: Device, debug: Iterable[DebugfsFile] = ()) -> None:
+        self._device = device
+        self._now = time.time_ns()
+        self._owner = os.geteuid(), os.getegid()
+        # Other mounts have inode numbers too.  With a random upper half ours are not mistaken
+        # for theirs even where a descriptor's mount cannot be told.
+        self._inode_base = secrets.randbits(20) << 40
+        self._entries: dict[str, _Entry] = {}
+        self._add_directory(f"/{DEBUG_DIR}")
+        self._add_directory(_FD_DIR)
+        for minor in device.minors:
+            self._add_node(minor)
+        for file in (*device.debugfs.values(), *debug):
+            self._add_debug_file(file)
+        trace = self._add(f"/{DEBUG_DIR}/trace", stat.S_IFREG | _TRACE_MODE)
+        trace.opener = lambda flags, caller: TraceFile(device.trace)
+
+    # ---- building ----
+
+    def _add(self, path: str, mode: int) -> _Entry:
+        ino = self._inode_base + _FIRST_INODE + len(self._entries)
+        entry = self._entries[path] = _Entry(ino, mode, self._owner, self._now)
+        parent, _, name = path.rpartition("/")
+        siblings = self._entries[parent or "/"].names
+        if name and siblings is not None and path != _FD_DIR:
+            siblings.append(name)
+        return entry
+
+    def _add_directory(self, path: str) -> None:
+        """Add a directory and those above it."""
+        if path in self._entries:
+            return
+        if path != "/":
+            self._add_directory(os.path.dirname(path))
+        self._add(path, stat.S_IFDIR | _DIRECTORY_MODE).names = []
+
+    def _add_node(self, minor: DrmMinor) -> None:
+        entry = self._add(f"/{NODE_DIR}/{minor.name}", stat.S_IFREG | minor.mode)
+        entry.opener = lambda flags, caller: self._open_node(minor, flags, caller)
+        entry.gid = self._node_group(minor)
+
+    def _node_group(self, minor: DrmMinor) -> int:
+        if self._owner[0] != 0:
+            return self._owner[1]
+        try:
+            return grp.getgrnam(_NODE_GROUPS[minor.kind]).gr_gid
+        except KeyError:
+            return self._owner[1]
+
+    def _add_debug_file(self, file: DebugfsFile) -> None:
+        entry = self._add(f"/{DEBUG_DIR}/{file.name}", stat.S_IFREG | file.mode)
+        entry.opener = lambda flags, caller: ControlFile(file, flags)
+
+    # ---- looking up ----
+
+    def _entry(self, path: str) -> _Entry:
+        entry = self._entries.get(path) or self._token_entry(path)
+        if entry is None:
+            raise KernelError(errno.ENOENT, f"there is no {path}")
+        return entry
+
+    def _token_entry(self, path: str) -> _Entry | None:
+        """A token that waits to be opened.  Once it is, its path is gone."""
+        token = _token(path)
+        if token is None or not self._device.tokens.contains(token):
+            return None
+        ino = self._inode_base + _TOKEN_INODES + token
+        entry = _Entry(ino, stat.S_IFREG | _TOKEN_MODE, self._owner, self._now)
+        entry.opener = lambda flags, caller: self._device.tokens.claim(token, caller.tgid)
+        return entry
+
+    def _open_node(self, minor: DrmMinor, flags: int, caller: Caller) -> File:
+        file = self._device.open(minor, flags, caller)
+        return FrameFile(file) if minor.frames else file
+
+    # ---- Filesystem ----
+
+    def getattr(self, path: str) -> Attr:
+        """stat(2); ``ENOENT``."""
+        return self._entry(path).attr()
+
+    def readdir(self, path: str) -> list[str]:
+        """Names of a directory; tokens are not told.  ``ENOENT``, ``ENOTDIR``."""
+        names = self._entry(path).names
+        if names is None:
+            raise KernelError(errno.ENOTDIR, f"{path} is no directory")
+        return list(names)
+
+    def readlink(self, path: str) -> str:
+        """There are no symbolic links: ``ENOENT``, ``EINVAL``."""
+        self._entry(path)
+        raise KernelError(errno.EINVAL, f"{path} is no symbolic link")
+
+    def chmod(self, path: str, mode: int) -> None:
+        """Change the permission bits, as an administrator does with a node of /dev."""
+        entry = self._entry(path)
+        entry.mode = stat.S_IFMT(entry.mode) | mode & _PERMISSIONS
+
+    def chown(self, path: str, uid: int, gid: int) -> None:
+        """Change owner or group; -1 (as an unsigned number, too) leaves one as it is."""
+        entry = self._entry(path)
+        entry.uid = entry.uid if _is_unset(uid) else uid
+        entry.gid = entry.gid if _is_unset(gid) else gid
+
+    def truncate(self, path: str, length: int) -> None:
+        """Nothing to cut, but opening with ``O_TRUNC`` comes here: ``EINVAL`` unless to 0."""
+        if self._entry(path).names is not None:
+            raise KernelError(errno.EISDIR, f"{path} is a directory")
+        if length:
+            raise KernelError(errno.EINVAL, f"{path} has no length")
+
+    def utimens(self, path: str) -> None:
+        """The file was touched."""
+        self._entry(path).mtime_ns = time.time_ns()
+
+    def open(self, path: str, flags: int, caller: Caller) -> File:
+        """Open a file: ``ENOENT``, ``EISDIR``, and what the device says."""
+        opener = self._entry(path).opener
+        if opener is None:
+            raise KernelError(errno.EISDIR, f"{path} is a directory")
+        return opener(flags, caller)
+
+
+def _token(path: str) -> int | None:
+    """The token that a path names."""
+    directory, _, name = path.rpartition("/")
+    if directory != _FD_DIR or not _TOKEN_NAME.fullmatch(name):
+        return None
+    return int(name, 16)
+
+
+def _is_unset(number: int) -> bool:
+    return number in (-1, 0xFFFFFFFF)

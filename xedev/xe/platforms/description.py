@@ -1,0 +1,101 @@
+"""What a device is, as data (kernel: the descriptor structs of drivers/gpu/drm/xe/xe_pci.c)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from xedev.xe.xe_pat import PatEntry
+
+__all__ = ("Engine", "Gt", "OaUnit", "Platform", "UcFirmware")
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One engine that clients may use: uAPI class and logical instance."""
+
+    engine_class: int
+    instance: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gt:
+    """One GT: engines in hardware-id order, and its fuses."""
+
+    gt_id: int
+    type: int
+    tile_id: int
+    ip_version: tuple[int, int, int]
+    """Major, minor, revision."""
+    engines: tuple[Engine, ...]
+    dss_geometry: int
+    dss_compute: int
+    """Masks of dual sub-slices."""
+    l3_bank: int
+    """Mask of L3 banks."""
+    eu_per_dss: int
+    """Mask of SIMD16 execution units."""
+
+
+@dataclass(frozen=True, slots=True)
+class OaUnit:
+    """An observation unit and the engines that it watches."""
+
+    unit_id: int
+    type: int
+    gt_id: int
+    engines: tuple[Engine, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UcFirmware:
+    """Version of a microcontroller's firmware."""
+
+    major: int
+    minor: int
+    patch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """Everything about a device that does not change while it runs."""
+
+    key: str
+    """Name on the command line."""
+    name: str
+    """Name for people."""
+    codename: str
+    """Name in debugfs ``info``."""
+    pci_slot: str
+    device_id: int
+    revision: int
+    is_dgfx: bool
+    graphics_ver: int
+    """Major graphics version."""
+    graphics_verx100: int
+    media_verx100: int
+    va_bits: int
+    vm_max_level: int
+    gts: tuple[Gt, ...]
+    reference_clock: int
+    """Hz of the GT timestamp."""
+    vram_size: int
+    """Usable bytes, 0 without VRAM."""
+    pat: tuple[PatEntry, ...]
+    has_flat_ccs: bool
+    has_usm: bool
+    """Whether VMs may take page faults."""
+    needs_scratch: bool
+    """Whether a faulting VM may have scratch pages."""
+    has_device_atomics_on_smem: bool
+    has_pxp: bool
+    l2_flush_optimised: bool
+    needs_64k_vram: bool
+    guc_submission: UcFirmware
+    huc: UcFirmware | None
+    oa_units: tuple[OaUnit, ...]
+    eu_stall: bool
+    hwconfig: tuple[tuple[int, int], ...] = field(default=())
+    """Key and value pairs of the GuC's table, each value one dword."""

@@ -1,0 +1,251 @@
+"""The Xe device: its ioctl table, its memory, its files (kernel: xe_device.c, xe_pci.c)."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+
+from uapi import registry
+from uapi import xe_drm as uapi_xe_drm
+from xedev.drm.dma_buf import DmaBuf
+from xedev.drm.drm_core_ioctls import core_ioctl_rows
+from xedev.drm.drm_device import DebugfsFile, DrmDevice, DrmMinor
+from xedev.drm.drm_file import DrmFile, drm_open
+from xedev.drm.drm_gem import DrmGemObject, drm_gem_handle_create
+from xedev.drm.drm_ioctl import DRM_RENDER_ALLOW, Handler, IoctlDesc, IoctlTable
+from xedev.drm.ttm import MemType, TtmDevice, TtmManager
+from xedev.kernel.caller import Caller
+from xedev.kernel.idr import Idr
+from xedev.kernel.locking import Mutex
+from xedev.xe import xe_debugfs
+from xedev.xe.platforms import PLATFORMS, Platform
+from xedev.xe.xe_bo import (
+    XeBo,
+    as_xe_bo,
+    xe_bo_create_user,
+    xe_gem_create_ioctl,
+    xe_gem_mmap_offset_ioctl,
+)
+from xedev.xe.xe_dma_buf import xe_gem_prime_export, xe_gem_prime_import
+from xedev.xe.xe_mock import xe_mock_ioctl
+from xedev.xe.xe_purgeability import POLICIES, PurgePolicy
+from xedev.xe.xe_query import xe_query_ioctl
+from xedev.xe.xe_vm import (
+    XeVm,
+    xe_vm_bind_ioctl,
+    xe_vm_close_and_put,
+    xe_vm_create_ioctl,
+    xe_vm_destroy_ioctl,
+    xe_vm_get_property_ioctl,
+    xe_vm_query_vmas_attrs_ioctl,
+)
+from xedev.xe.xe_vm_madvise import xe_vm_madvise_ioctl
+
+__all__ = ("XeConfig", "XeDevice", "XeFile")
+
+
+GT_NS_PER_S = 1_000_000_000
+
+XE_IOCTLS: dict[str, Handler] = {
+    "DRM_IOCTL_XE_DEVICE_QUERY": xe_query_ioctl,
+    "DRM_IOCTL_XE_GEM_CREATE": xe_gem_create_ioctl,
+    "DRM_IOCTL_XE_GEM_MMAP_OFFSET": xe_gem_mmap_offset_ioctl,
+    "DRM_IOCTL_XE_VM_CREATE": xe_vm_create_ioctl,
+    "DRM_IOCTL_XE_VM_DESTROY": xe_vm_destroy_ioctl,
+    "DRM_IOCTL_XE_VM_BIND": xe_vm_bind_ioctl,
+    "DRM_IOCTL_XE_MADVISE": xe_vm_madvise_ioctl,
+    "DRM_IOCTL_XE_VM_QUERY_MEM_RANGE_ATTRS": xe_vm_query_vmas_attrs_ioctl,
+    "DRM_IOCTL_XE_VM_GET_PROPERTY": xe_vm_get_property_ioctl,
+}
+"""The driver's rows that answer (kernel: ``xe_ioctls``); all of them are DRM_RENDER_ALLOW.
+Exec queues, exec, user-fence waits and observation are empty slots until there are fences."""
+
+FAULT_POINTS = (
+    "drm_gem_handle_create",
+    "drm_gem_prime_export",
+    "ttm_bo_setup_export",
+    "ttm_bo_validate",
+    "vm_bind_ioctl_ops_lock_and_prep",
+    "xe_bo_create_user",
+    "xe_vm_bind_array",
+    "xe_vm_create",
+    "xe_vma_create",
+    "xe_vma_ops_alloc",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class XeConfig:
+    """What is chosen when a device is made.
+
+    ``vram`` and ``system`` are bytes; None takes the profile's VRAM and the machine's memory.
+    """
+
+    profile: str = "bmg"
+    vram: int | None = None
+    system: int | None = None
+    purgeability: str = "counters"
+    debug_kernel: bool = False
+
+
+class XeFile:
+    """The driver's part of an open file (kernel: ``struct xe_file``)."""
+
+    __slots__ = ("vm_lock", "vms")
+
+    def __init__(self) -> None:
+        self.vm_lock = Mutex("xef->vm.lock")
+        self.vms: Idr[XeVm] = Idr()
+
+
+class XeDevice(DrmDevice):
+    """One mocked GPU."""
+
+    driver_name = "xe"
+    driver_desc = "Intel Xe Graphics"
+    driver_version = (1, 1, 0)
+
+    def __init__(self, config: XeConfig | None = None) -> None:
+        self.config = config or XeConfig()
+        self.platform: Platform = PLATFORMS[self.config.profile]
+        self.policy: PurgePolicy = POLICIES[self.config.purgeability]()
+        self.unique = self.platform.pci_slot
+        self.minors = (
+            DrmMinor("card0", "primary", 0, 0o660),
+            DrmMinor("renderD128", "render", 128, 0o666),
+            DrmMinor("xe-mock", "render", 128, 0o666, frames=True),
+        )
+        super().__init__(_ioctl_table())
+        self.faults.declare(*FAULT_POINTS)
+        self._make_memory()
+        self.pxp_key_instance = 1
+        self.bos_lock = threading.Lock()
+        self.bos: dict[int, XeBo] = {}
+        self.live_exports: set[XeBo] = set()
+        self.vms_lock = threading.Lock()
+        self.vms: dict[int, XeVm] = {}
+        self.debugfs: dict[str, DebugfsFile] = {
+            file.name: file for file in xe_debugfs.debugfs_files(self)
+        }
+
+    def _make_memory(self) -> None:
+        vram = self.platform.vram_size if self.config.vram is None else self.config.vram
+        if not self.platform.vram_size:
+            vram = 0
+        self.system_size = self.config.system or _machine_memory()
+        self.tt_manager = TtmManager("gtt", MemType.TT, self.system_size, self.system_size)
+        system = TtmManager("system", MemType.SYSTEM, self.system_size, self.system_size)
+        self.vram_managers = [TtmManager("vram0", MemType.VRAM0, vram, vram)] if vram else []
+        self.vram_region_count = len(self.vram_managers)
+        self.vram_page_size = 64 * 1024 if self.platform.needs_64k_vram else 4096
+        self.mem_region_mask = (2 << self.vram_region_count) - 1
+        managers = [system, self.tt_manager, *self.vram_managers]
+        self.ttm = TtmDevice(managers, self.system_size, self.faults.check)
+
+    # ---- what the DRM core calls ----
+
+    def open(self, minor: DrmMinor, flags: int, caller: Caller) -> DrmFile:
+        """Open one of the device's nodes; ``ENODEV``, ``EBUSY`` (see `drm_open`)."""
+        return drm_open(self, minor, flags, caller)
+
+    def postopen(self, file: DrmFile, caller: Caller) -> None:
+        """Kernel: ``xe_file_open``."""
+        file.driver_priv = XeFile()
+
+    def postclose(self, file: DrmFile) -> None:
+        """Close the VMs in ascending order (kernel: ``xe_file_close``)."""
+        xef = file.driver_priv
+        assert isinstance(xef, XeFile)
+        for vm_id, vm in xef.vms.ascending():
+            xef.vms.remove(vm_id)
+            xe_vm_close_and_put(vm)
+
+    def gem_prime_import(self, dma_buf: DmaBuf, file: DrmFile) -> DrmGemObject:
+        """Kernel: ``xe_gem_prime_import``."""
+        return xe_gem_prime_import(self, dma_buf)
+
+    def prime_export(self, bo: XeBo, flags: int) -> DmaBuf:
+        """Kernel: ``xe_gem_prime_export``."""
+        return xe_gem_prime_export(bo, flags)
+
+    def private_ioctl(self, file: DrmFile, cmd: int, data: int, caller: Caller) -> int | None:
+        """The mock's own ioctls."""
+        return xe_mock_ioctl(self, file, cmd, data, caller)
+
+    def dumb_create(self, file: DrmFile, size: int) -> int:
+        """Kernel: ``xe_bo_dumb_create``."""
+        placement = 2 if self.vram_managers else 1
+        bo = xe_bo_create_user(
+            self,
+            None,
+            size,
+            placement,
+            uapi_xe_drm.DRM_XE_GEM_CPU_CACHING_WC,
+            uapi_xe_drm.DRM_XE_GEM_CREATE_FLAG_SCANOUT,
+        )
+        try:
+            return drm_gem_handle_create(file, bo)
+        finally:
+            bo.put()
+
+    def mmap_offset(self, obj: DrmGemObject) -> int:
+        """Kernel: ``drm_vma_node_offset_addr``."""
+        return as_xe_bo(obj).mmap_offset
+
+    # ---- small facts ----
+
+    def canonical_to_va(self, address: int) -> int:
+        """Fold a sign-extended address to the VM's width; others stay as they are
+        (kernel: ``xe_device_uncanonicalize_addr``)."""
+        bits = self.platform.va_bits
+        if address >> (bits - 1) == (1 << (65 - bits)) - 1:
+            return address & ((1 << bits) - 1)
+        return address
+
+    def gt_timestamp(self, now_ns: int) -> int:
+        """The GT's counter at ``now_ns`` of CLOCK_MONOTONIC."""
+        return now_ns * self.platform.reference_clock // GT_NS_PER_S
+
+    def region_name(self, mem_type: MemType | None) -> str:
+        """``system``, ``gtt``, ``vram0``; ``none`` for a BO without a place."""
+        return "none" if mem_type is None else self.ttm.managers[mem_type].name
+
+    def has_live_export(self, bo: XeBo) -> bool:
+        """Whether a dma-buf that this device made of the BO is alive."""
+        return bo in self.live_exports
+
+    def note_vm(self, vm: XeVm) -> None:
+        """A VM was made."""
+        with self.vms_lock:
+            self.vms[vm.serial] = vm
+        if self.trace.enabled:
+            self.trace.emit("vm_create", vm=vm.serial, id=vm.id, client=vm.client_id)
+
+    def forget_vm(self, vm: XeVm) -> None:
+        """A VM was closed."""
+        with self.vms_lock:
+            self.vms.pop(vm.serial, None)
+        if self.trace.enabled:
+            self.trace.emit("vm_close", vm=vm.serial, id=vm.id, client=vm.client_id)
+
+    def show(self) -> dict[str, object]:
+        """The device's state for `xe-mock show`."""
+        return xe_debugfs.show(self)
+
+    def shutdown(self) -> None:
+        """The mock ends: no open file gets an answer any more."""
+        self.unplug()
+
+
+def _machine_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _ioctl_table() -> IoctlTable:
+    rows = core_ioctl_rows()
+    rows += [
+        IoctlDesc.of(registry.BY_NAME[name], DRM_RENDER_ALLOW, func)
+        for name, func in XE_IOCTLS.items()
+    ]
+    return IoctlTable(rows, registry.CORE_IOCTL_COUNT, registry.XE_IOCTL_COUNT)

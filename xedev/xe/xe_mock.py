@@ -1,0 +1,152 @@
+"""The mock's private ioctls: the driver's own gates, asked directly.
+
+They stand in for calls that cannot reach a server of files: mmap(2) and the page faults after it.
+They are no part of the driver's ioctl table, so a wedged device still answers them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from uapi import xe_mock
+from uapi.base import Struct
+from uapi.ioctl import IOC_SIZE
+from xedev.drm.dma_buf import DmaBuf, DmaBufOps
+from xedev.drm.drm_gem import drm_gem_object_lookup
+from xedev.drm.drm_prime import drm_gem_prime_import_dma_buf
+from xedev.kernel.caller import Caller
+from xedev.kernel.errors import KernelError
+from xedev.xe.xe_bo import BARRIER_OFFSET, WILLNEED, XeBo, as_xe_bo
+from xedev.xe.xe_purgeability import purgeable_gate
+
+if TYPE_CHECKING:
+    from xedev.drm.drm_file import DrmFile
+    from xedev.xe.xe_device import XeDevice
+
+__all__ = ("xe_mock_ioctl",)
+
+PAGE_SIZE = 4096
+FOREIGN_SIZE_MAX = 1 << 40
+
+
+def xe_mock_ioctl(
+    xe: XeDevice, file: DrmFile, cmd: int, data: int, caller: Caller
+) -> int | None:
+    """Run a private ioctl; None when ``cmd`` is none of them (it is ``ENOTTY`` then)."""
+    row = _IOCTLS.get(cmd)
+    if row is None:
+        return None
+    struct, handler = row
+    if not data or IOC_SIZE(cmd) != ctypes.sizeof(struct):
+        raise KernelError(errno.EFAULT, "the argument cannot be read")
+    args = struct.from_address(data)
+    if any(args.reserved):
+        raise KernelError(errno.EINVAL, "reserved must be zero")
+    handler(xe, file, args, caller)
+    return 0
+
+
+def _mmap(xe: XeDevice, file: DrmFile, args: xe_mock.xe_mock_mmap, caller: Caller) -> None:
+    """What mmap(2) on the DRM descriptor answers (kernel: ``xe_mmap``, ``drm_gem_mmap``)."""
+    if xe.unplugged:
+        raise KernelError(errno.ENODEV, "the device is unplugged")
+    writable = bool(args.prot & mmap.PROT_WRITE)
+    private = not args.flags & mmap.MAP_SHARED
+    if args.offset == BARRIER_OFFSET:
+        _mmap_barrier(xe, args, private and writable)
+        return
+    if not args.length:
+        raise KernelError(errno.EINVAL, "length is zero")
+    bo = _bo_at(xe, file, args.offset)
+    length = -(-args.length // PAGE_SIZE) * PAGE_SIZE
+    if length > bo.size:
+        raise KernelError(errno.EINVAL, "the mapping is longer than the BO")
+    with bo.resv:
+        purgeable_gate(bo)
+    if private and writable:
+        raise KernelError(errno.EINVAL, "a BO cannot be mapped copy-on-write")
+
+
+def _bo_at(xe: XeDevice, file: DrmFile, offset: int) -> XeBo:
+    obj = xe.vma_offsets.exact_lookup(offset) if offset % PAGE_SIZE == 0 else None
+    if obj is None:
+        raise KernelError(errno.EINVAL, f"no BO begins at offset {offset:#x}")
+    if obj not in file.object_idr.entries.values():
+        raise KernelError(errno.EACCES, "this file has no handle of that BO")
+    return as_xe_bo(obj)
+
+
+def _mmap_barrier(xe: XeDevice, args: xe_mock.xe_mock_mmap, cow: bool) -> None:
+    if not xe.platform.is_dgfx:
+        raise KernelError(errno.EINVAL, "an integrated GPU needs no barrier")
+    if args.length > PAGE_SIZE:
+        raise KernelError(errno.EINVAL, "the barrier is one page")
+    if cow or args.prot & (mmap.PROT_READ | mmap.PROT_EXEC):
+        raise KernelError(errno.EINVAL, "the barrier can only be written, and only shared")
+
+
+def _fault(xe: XeDevice, file: DrmFile, args: xe_mock.xe_mock_fault, caller: Caller) -> None:
+    """What a CPU fault at a fake offset does (kernel: ``xe_bo_cpu_fault``)."""
+    obj = xe.vma_offsets.exact_lookup(args.offset) if args.offset % PAGE_SIZE == 0 else None
+    if obj is None:
+        raise KernelError(errno.EINVAL, f"no BO begins at offset {args.offset:#x}")
+    bo = as_xe_bo(obj)
+    gone = xe.wedged or xe.unplugged
+    with bo.resv:
+        lost = bo.purgeable.state is not WILLNEED or bo.imported
+    args.sigbus = int(lost and not gone)
+
+
+class TestExporterOps(DmaBufOps):
+    """The built-in exporter: memory of another device that nobody else can see."""
+
+    def release(self, dma_buf: DmaBuf) -> None:
+        """Nothing to give back."""
+
+
+TEST_EXPORTER_OPS = TestExporterOps()
+
+
+def _import_foreign(
+    xe: XeDevice, file: DrmFile, args: xe_mock.xe_mock_import_foreign, caller: Caller
+) -> None:
+    if not args.size or args.size % PAGE_SIZE or args.size > FOREIGN_SIZE_MAX:
+        raise KernelError(errno.EINVAL, "size must be a multiple of 4 KiB up to 1 TiB")
+    if args.flags:
+        raise KernelError(errno.EINVAL, "flags must be zero")
+    dma_buf = DmaBuf(TEST_EXPORTER_OPS, None, args.size, 0, None)
+    try:
+        args.handle = drm_gem_prime_import_dma_buf(xe, file, dma_buf)
+    finally:
+        dma_buf.fput()
+
+
+def _bo_info(xe: XeDevice, file: DrmFile, args: xe_mock.xe_mock_bo_info, caller: Caller) -> None:
+    if args.pad:
+        raise KernelError(errno.EINVAL, "pad must be zero")
+    bo = as_xe_bo(drm_gem_object_lookup(file, args.handle))
+    try:
+        with bo.resv:
+            args.id, args.size = bo.id, bo.size
+            args.state = bo.purgeable.state
+            args.vma_count = bo.purgeable.vma_count
+            args.willneed_count = bo.purgeable.willneed_count
+            args.placement = bo.placement
+            args.exported = int(xe.has_live_export(bo))
+            args.imported = int(bo.imported)
+    finally:
+        bo.put()
+
+
+_Handler = Callable[["XeDevice", "DrmFile", Any, Caller], None]
+
+_IOCTLS: dict[int, tuple[type[Struct], _Handler]] = {
+    xe_mock.XE_MOCK_IOCTL_MMAP: (xe_mock.xe_mock_mmap, _mmap),
+    xe_mock.XE_MOCK_IOCTL_FAULT: (xe_mock.xe_mock_fault, _fault),
+    xe_mock.XE_MOCK_IOCTL_IMPORT_FOREIGN: (xe_mock.xe_mock_import_foreign, _import_foreign),
+    xe_mock.XE_MOCK_IOCTL_BO_INFO: (xe_mock.xe_mock_bo_info, _bo_info),
+}

@@ -1,0 +1,71 @@
+"""Page attribute tables (kernel: drivers/gpu/drm/xe/xe_pat.c)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+__all__ = ("CohMode", "PatEntry", "XE2_PAT_TABLE")
+
+
+class CohMode(IntEnum):
+    """How the GPU's accesses see the CPU's caches; 0 marks an entry that clients may not use."""
+
+    RESERVED = 0
+    NONE = 1
+    ONE_WAY = 2
+    TWO_WAY = 3
+
+
+@dataclass(frozen=True, slots=True)
+class PatEntry:
+    """One entry: coherency, whether it compresses, and its raw register value."""
+
+    coh_mode: CohMode
+    comp_en: bool
+    value: int
+
+
+_RESERVED = PatEntry(CohMode.RESERVED, False, 0)
+
+
+def _xe2(no_promote: int, comp_en: int, l3clos: int, l3: int, l4: int, coh: int) -> PatEntry:
+    value = no_promote << 10 | comp_en << 9 | l3clos << 6 | l3 << 4 | l4 << 2 | coh
+    return PatEntry(CohMode(coh or CohMode.NONE), bool(comp_en), value)
+
+
+XE2_PAT_TABLE: tuple[PatEntry, ...] = (
+    _xe2(0, 0, 0, 0, 3, 0),
+    _xe2(0, 0, 0, 0, 3, 2),
+    _xe2(0, 0, 0, 0, 3, 3),
+    _xe2(0, 0, 0, 3, 3, 0),
+    _xe2(0, 0, 0, 3, 0, 2),
+    _xe2(0, 0, 0, 3, 3, 2),
+    _xe2(1, 0, 0, 1, 3, 0),
+    _xe2(0, 0, 0, 3, 0, 3),
+    _xe2(0, 0, 0, 3, 0, 0),
+    _xe2(0, 1, 0, 0, 3, 0),
+    _xe2(0, 1, 0, 3, 0, 0),
+    _xe2(1, 1, 0, 1, 3, 0),
+    _xe2(0, 1, 0, 3, 3, 0),
+    _xe2(0, 0, 0, 0, 0, 0),
+    _xe2(0, 1, 0, 0, 0, 0),
+    _xe2(1, 1, 0, 1, 1, 0),
+    _RESERVED,
+    _RESERVED,
+    _RESERVED,
+    _RESERVED,
+    _xe2(0, 0, 1, 0, 3, 0),
+    _xe2(0, 1, 1, 0, 3, 0),
+    _xe2(0, 0, 1, 0, 3, 2),
+    _xe2(0, 0, 1, 0, 3, 3),
+    _xe2(0, 0, 2, 0, 3, 0),
+    _xe2(0, 1, 2, 0, 3, 0),
+    _xe2(0, 0, 2, 0, 3, 2),
+    _xe2(0, 0, 2, 0, 3, 3),
+    _xe2(0, 0, 3, 0, 3, 0),
+    _xe2(0, 1, 3, 0, 3, 0),
+    _xe2(0, 0, 3, 0, 3, 2),
+    _xe2(0, 0, 3, 0, 3, 3),
+)
+"""Battlemage and Lunar Lake: index -> entry."""

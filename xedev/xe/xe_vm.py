@@ -1,0 +1,967 @@
+"""GPU virtual memory: VMs, VMAs, VM_BIND (kernel: drivers/gpu/drm/xe/xe_vm.c)."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from uapi import xe_drm
+from xedev.drm.drm_gem import drm_gem_object_lookup
+from xedev.drm.drm_gpuvm import DrmGpuva, DrmGpuvm, Unmap
+from xedev.drm.ttm import MemType, OperationCtx, Place
+from xedev.kernel.caller import Caller
+from xedev.kernel.errors import KernelError
+from xedev.kernel.locking import LockLevel, Mutex, RwSem, lockdep_assert_held
+from xedev.kernel.refcount import Refcounted
+from xedev.xe.xe_bo import WILLNEED, XeBo, XeMadvPurgeableState, as_xe_bo, xe_bo_validate
+from xedev.xe.xe_pat import CohMode
+from xedev.xe.xe_purgeability import purgeable_gate
+from xedev.xe.xe_sync import xe_sync_entries_parse, xe_sync_entries_signal
+
+if TYPE_CHECKING:
+    from xedev.drm.drm_file import DrmFile
+    from xedev.xe.xe_device import XeDevice
+
+__all__ = (
+    "VmMode",
+    "XeVm",
+    "XeVma",
+    "XeVmaMemAttr",
+    "xe_vm_bind_ioctl",
+    "xe_vm_close_and_put",
+    "xe_vm_create_ioctl",
+    "xe_vm_destroy_ioctl",
+    "xe_vm_get_property_ioctl",
+    "xe_vm_lookup",
+    "xe_vm_query_vmas_attrs_ioctl",
+)
+
+PAGE_SIZE = 4096
+PAGE_MASK = PAGE_SIZE - 1
+U64_MASK = (1 << 64) - 1
+SZ_64K_MASK = 64 * 1024 - 1
+MAX_FAULTS_SAVED_PER_VM = 50
+MAX_BIND_ARRAY_BYTES = 16 << 20
+"""Largest op array, bytes; the kernel's own limit is 2 GiB.  Beyond it: ``ENOBUFS``."""
+MAX_RANGE_ATTR_BYTES = 64 << 20
+"""Largest array of VM_QUERY_MEM_RANGE_ATTRS, bytes.  Beyond it: ``ENOBUFS``."""
+
+BIND_OP_SIZE = ctypes.sizeof(xe_drm.drm_xe_vm_bind_op)
+FAULT_SIZE = ctypes.sizeof(xe_drm.xe_vm_fault)
+
+OP_MAP = xe_drm.DRM_XE_VM_BIND_OP_MAP
+OP_UNMAP = xe_drm.DRM_XE_VM_BIND_OP_UNMAP
+OP_MAP_USERPTR = xe_drm.DRM_XE_VM_BIND_OP_MAP_USERPTR
+OP_UNMAP_ALL = xe_drm.DRM_XE_VM_BIND_OP_UNMAP_ALL
+OP_PREFETCH = xe_drm.DRM_XE_VM_BIND_OP_PREFETCH
+
+FLAG_READONLY = xe_drm.DRM_XE_VM_BIND_FLAG_READONLY
+FLAG_IMMEDIATE = xe_drm.DRM_XE_VM_BIND_FLAG_IMMEDIATE
+FLAG_NULL = xe_drm.DRM_XE_VM_BIND_FLAG_NULL
+FLAG_DUMPABLE = xe_drm.DRM_XE_VM_BIND_FLAG_DUMPABLE
+FLAG_CHECK_PXP = xe_drm.DRM_XE_VM_BIND_FLAG_CHECK_PXP
+FLAG_MIRROR = xe_drm.DRM_XE_VM_BIND_FLAG_CPU_ADDR_MIRROR
+FLAG_AUTORESET = xe_drm.DRM_XE_VM_BIND_FLAG_MADVISE_AUTORESET
+FLAG_DECOMPRESS = xe_drm.DRM_XE_VM_BIND_FLAG_DECOMPRESS
+
+BIND_FLAGS = (
+    FLAG_READONLY
+    | FLAG_IMMEDIATE
+    | FLAG_NULL
+    | FLAG_DUMPABLE
+    | FLAG_CHECK_PXP
+    | FLAG_MIRROR
+    | FLAG_AUTORESET
+    | FLAG_DECOMPRESS
+)
+VMA_CREATE_FLAGS = FLAG_READONLY | FLAG_NULL | FLAG_DUMPABLE | FLAG_MIRROR | FLAG_AUTORESET
+"""Flags that a VMA keeps, and hands on to what a split leaves of it."""
+
+CONSULT_PREF_LOC = 0xFFFF_FFFF
+
+VM_FLAGS = (
+    xe_drm.DRM_XE_VM_CREATE_FLAG_SCRATCH_PAGE
+    | xe_drm.DRM_XE_VM_CREATE_FLAG_LR_MODE
+    | xe_drm.DRM_XE_VM_CREATE_FLAG_FAULT_MODE
+    | xe_drm.DRM_XE_VM_CREATE_FLAG_NO_VM_OVERCOMMIT
+)
+
+
+class VmMode(Enum):
+    """How a VM gives memory back while work may run on it."""
+
+    NON_LR = "non-lr"
+    """Jobs end; dma-fences say when."""
+    PREEMPT = "preempt"
+    """Long-running jobs are preempted."""
+    FAULT = "fault"
+    """Long-running jobs take page faults."""
+
+
+class XeVmaMemAttr:
+    """Advice on one VMA (kernel: ``struct xe_vma_mem_attr``)."""
+
+    __slots__ = (
+        "atomic_access",
+        "default_pat_index",
+        "devmem_fd",
+        "migration_policy",
+        "pat_index",
+        "purgeable_state",
+    )
+
+    def __init__(self, pat_index: int) -> None:
+        self.devmem_fd = 0
+        self.migration_policy = 0
+        self.atomic_access = 0
+        self.pat_index = pat_index
+        self.default_pat_index = pat_index
+        self.purgeable_state: XeMadvPurgeableState = WILLNEED
+
+    def copy(self) -> XeVmaMemAttr:
+        """What a remnant of a split inherits: everything."""
+        twin = XeVmaMemAttr(self.pat_index)
+        twin.devmem_fd = self.devmem_fd
+        twin.migration_policy = self.migration_policy
+        twin.atomic_access = self.atomic_access
+        twin.default_pat_index = self.default_pat_index
+        twin.purgeable_state = self.purgeable_state
+        return twin
+
+    def is_default(self) -> bool:
+        """Whether nobody has advised anything (kernel: ``xe_vma_has_default_mem_attrs``)."""
+        return (
+            self.devmem_fd == 0
+            and self.migration_policy == 0
+            and self.atomic_access == 0
+            and self.pat_index == self.default_pat_index
+        )
+
+
+class XeVma(DrmGpuva):
+    """One mapping (kernel: ``struct xe_vma``): of a BO, of user memory, of nothing, or a mirror.
+
+    ``offset`` is bytes into the BO, or the user address of a userptr.
+    """
+
+    __slots__ = ("attr", "flags", "userptr")
+
+    def __init__(
+        self,
+        start: int,
+        end: int,
+        bo: XeBo | None,
+        offset: int,
+        flags: int,
+        attr: XeVmaMemAttr,
+        userptr: bool,
+    ) -> None:
+        super().__init__(start, end, bo, offset)
+        self.flags = flags
+        self.attr = attr
+        self.userptr = userptr
+
+    @property
+    def bo(self) -> XeBo | None:
+        """The BO, None for all other kinds."""
+        return self.obj  # type: ignore[return-value]
+
+    @property
+    def is_null(self) -> bool:
+        """Reads give zero, writes vanish."""
+        return bool(self.flags & FLAG_NULL)
+
+    @property
+    def is_mirror(self) -> bool:
+        """GPU addresses stand for the same CPU addresses."""
+        return bool(self.flags & FLAG_MIRROR)
+
+    @property
+    def kind(self) -> str:
+        """``bo``, ``userptr``, ``mirror`` or ``null``."""
+        if self.obj is not None:
+            return "bo"
+        if self.userptr:
+            return "userptr"
+        return "mirror" if self.is_mirror else "null"
+
+
+class XeVm(Refcounted):
+    """One GPU address space (kernel: ``struct xe_vm``).
+
+    References: the id in its file, and each private BO.
+    """
+
+    __slots__ = (
+        "banned",
+        "client_id",
+        "faults",
+        "flags",
+        "gpuvm",
+        "id",
+        "lock",
+        "mode",
+        "resv",
+        "serial",
+        "xe",
+    )
+
+    serials = itertools.count(1)
+
+    def __init__(self, xe: XeDevice, flags: int, client_id: int) -> None:
+        super().__init__()
+        self.xe = xe
+        self.flags = flags
+        self.client_id = client_id
+        self.id = 0
+        self.serial = next(self.serials)
+        self.mode = _vm_mode(flags)
+        self.gpuvm: DrmGpuvm[XeVma] = DrmGpuvm(1 << xe.platform.va_bits)
+        self.lock = RwSem(f"vm->lock of vm {self.serial}", LockLevel.VM)
+        self.resv = Mutex(f"resv of vm {self.serial}", LockLevel.RESV)
+        self.banned = False
+        self.faults: list[xe_drm.xe_vm_fault] = []
+
+    @property
+    def size(self) -> int:
+        """Bytes of address space; 0 once closed."""
+        return self.gpuvm.size
+
+    @property
+    def is_lr(self) -> bool:
+        """Whether jobs may run for ever (kernel: ``xe_vm_in_lr_mode``)."""
+        return self.mode is not VmMode.NON_LR
+
+    def assert_usable(self) -> None:
+        """``ENOENT`` when closed or banned (kernel: ``xe_vm_is_closed_or_banned``)."""
+        if not self.gpuvm.size or self.banned:
+            raise KernelError(errno.ENOENT, "the VM is closed or banned")
+
+    def allows_resident_eviction(self) -> bool:
+        """Whether binding may evict BOs of this very VM (``xe_vm_allow_vm_eviction``)."""
+        if self.mode is VmMode.NON_LR:
+            return True
+        overcommit = not self.flags & xe_drm.DRM_XE_VM_CREATE_FLAG_NO_VM_OVERCOMMIT
+        return self.mode is VmMode.FAULT and overcommit
+
+    def free(self) -> None:
+        """The last reference went."""
+        if self.xe.trace.enabled:
+            self.xe.trace.emit("vm_free", vm=self.serial)
+
+
+def _vm_mode(flags: int) -> VmMode:
+    if flags & xe_drm.DRM_XE_VM_CREATE_FLAG_FAULT_MODE:
+        return VmMode.FAULT
+    if flags & xe_drm.DRM_XE_VM_CREATE_FLAG_LR_MODE:
+        return VmMode.PREEMPT
+    return VmMode.NON_LR
+
+
+# ---- create, destroy, look up ----
+
+
+def xe_vm_lookup(file: DrmFile, vm_id: int, error: int) -> XeVm:
+    """The VM of ``vm_id`` with one more reference; ``error`` is the errno when there is none."""
+    xef = file.driver_priv
+    with xef.vm_lock:  # type: ignore[attr-defined]
+        vm: XeVm | None = xef.vms.entries.get(vm_id)  # type: ignore[attr-defined]
+        if vm is None:
+            raise KernelError(error, f"no VM {vm_id}")
+        vm.get()
+    return vm
+
+
+def xe_vm_create_ioctl(
+    xe: XeDevice, args: xe_drm.drm_xe_vm_create, file: DrmFile, caller: Caller
+) -> None:
+    """``VM_CREATE``: an address space of ``1 << va_bits`` bytes; ``EINVAL`` malformed."""
+    if args.extensions:
+        raise KernelError(errno.EINVAL, "extensions must be zero")
+    flags = args.flags
+    fault = flags & xe_drm.DRM_XE_VM_CREATE_FLAG_FAULT_MODE
+    if fault and not xe.platform.has_usm:
+        raise KernelError(errno.EINVAL, "the device cannot take page faults")
+    if any(args.reserved):
+        raise KernelError(errno.EINVAL, "reserved must be zero")
+    if flags & ~VM_FLAGS:
+        raise KernelError(errno.EINVAL, f"unknown flags {flags & ~VM_FLAGS:#x}")
+    scratch = flags & xe_drm.DRM_XE_VM_CREATE_FLAG_SCRATCH_PAGE
+    if scratch and fault and not xe.platform.needs_scratch:
+        raise KernelError(errno.EINVAL, "no scratch pages on a faulting VM here")
+    if fault and not flags & xe_drm.DRM_XE_VM_CREATE_FLAG_LR_MODE:
+        raise KernelError(errno.EINVAL, "FAULT_MODE needs LR_MODE")
+    if flags & xe_drm.DRM_XE_VM_CREATE_FLAG_NO_VM_OVERCOMMIT and not fault:
+        raise KernelError(errno.EINVAL, "NO_VM_OVERCOMMIT needs FAULT_MODE")
+    xe.faults.check("xe_vm_create")
+    vm = XeVm(xe, flags, file.client_id)
+    xef = file.driver_priv
+    with xef.vm_lock:  # type: ignore[attr-defined]
+        vm.id = args.vm_id = xef.vms.alloc(vm)  # type: ignore[attr-defined]
+    xe.note_vm(vm)
+
+
+def xe_vm_destroy_ioctl(
+    xe: XeDevice, args: xe_drm.drm_xe_vm_destroy, file: DrmFile, caller: Caller
+) -> None:
+    """``VM_DESTROY``: ``EINVAL`` malformed, ``ENOENT`` unknown."""
+    if args.pad or any(args.reserved):
+        raise KernelError(errno.EINVAL, "pad and reserved must be zero")
+    xef = file.driver_priv
+    with xef.vm_lock:  # type: ignore[attr-defined]
+        vm = xef.vms.remove(args.vm_id)  # type: ignore[attr-defined]
+    if vm is None:
+        raise KernelError(errno.ENOENT, f"no VM {args.vm_id}")
+    xe_vm_close_and_put(vm)
+
+
+def xe_vm_close_and_put(vm: XeVm) -> None:
+    """Close a VM whose id is gone: all VMAs end in ascending order, those of external BOs last.
+
+    Kernel: ``xe_vm_close_and_put``.
+    """
+    vm.lock.down_write()
+    try:
+        vm.gpuvm.size = 0
+        external = []
+        for vma in list(vm.gpuvm):
+            vm.gpuvm.remove(vma)
+            if vma.bo is not None and vma.bo.vm is None:
+                external.append(vma)
+                continue
+            with vm.resv:
+                xe_vma_destroy(vm, vma)
+        for vma in external:
+            assert vma.bo is not None
+            bo = vma.bo
+            with bo.resv:
+                dropped = xe_vma_unlink(vm, vma)
+            if dropped is not None:
+                dropped.put()
+    finally:
+        vm.lock.up_write()
+    vm.xe.forget_vm(vm)
+    vm.put()
+
+
+# ---- VMAs ----
+
+
+def xe_vma_create(
+    vm: XeVm,
+    start: int,
+    end: int,
+    bo: XeBo | None,
+    offset: int,
+    flags: int,
+    attr: XeVmaMemAttr,
+    userptr: bool,
+) -> XeVma:
+    """Make a VMA, link it to its BO and put it into the map; the range must be free.
+
+    ``EBUSY`` or ``EINVAL`` when the BO's purgeable state forbids it.  Needs ``vm->lock`` for
+    writing and the BO's reservation.
+    """
+    vm.xe.faults.check("xe_vma_create")
+    vma = XeVma(start, end, bo, offset, flags & VMA_CREATE_FLAGS, attr, userptr)
+    if bo is not None:
+        vm.xe.policy.vma_create(bo, vma)
+        bo.get()
+        vm.gpuvm.link(vma)
+    vm.gpuvm.insert(vma)
+    return vma
+
+
+def xe_vma_unlink(vm: XeVm, vma: XeVma) -> XeBo | None:
+    """Take a VMA that left the map off its BO; the caller drops the returned BO's reference
+    once no reservation is held."""
+    bo = vma.bo
+    if bo is None:
+        return None
+    lockdep_assert_held(bo.resv)
+    vm.gpuvm.unlink(vma)
+    vma.obj = None
+    vm.xe.policy.vma_destroy(bo, vma)
+    return bo
+
+
+def xe_vma_destroy(vm: XeVm, vma: XeVma) -> None:
+    """As `xe_vma_unlink`, and drop the BO.  Freeing takes no reservation, so one may be held."""
+    bo = xe_vma_unlink(vm, vma)
+    if bo is not None:
+        bo.put()
+
+
+# ---- VM_BIND: arguments ----
+
+
+@dataclass(slots=True)
+class BindOp:
+    """One op of a VM_BIND, copied out of the caller's struct."""
+
+    op: int
+    flags: int
+    obj: int
+    offset: int
+    range: int
+    addr: int
+    pat_index: int
+    region: int
+    bo: XeBo | None = None
+
+    @property
+    def end(self) -> int:
+        """First byte address behind the range."""
+        return self.addr + self.range
+
+
+def _bind_op(xe: XeDevice, op: xe_drm.drm_xe_vm_bind_op) -> BindOp:
+    return BindOp(
+        op.op,
+        op.flags,
+        op.obj,
+        op.obj_offset,
+        op.range,
+        xe.canonical_to_va(op.addr),
+        op.pat_index,
+        op.prefetch_mem_region_instance,
+    )
+
+
+def xe_vm_bind_ioctl(
+    xe: XeDevice, args: xe_drm.drm_xe_vm_bind, file: DrmFile, caller: Caller
+) -> None:
+    """``VM_BIND``: map, unmap, prefetch; all of an array or nothing.
+
+    ``EINVAL`` malformed or unknown VM, ``ENOBUFS`` too many ops, ``EFAULT`` unreadable, ``ENOENT``
+    unknown queue or handle or closed VM, ``EBUSY``/``EINVAL`` purgeable state, ``ENOEXEC`` stale
+    protected content, ``ENOMEM`` no room; syncs: see `xe_sync_entries_parse`.
+    """
+    vm = xe_vm_lookup(file, args.vm_id, errno.EINVAL)
+    bos: list[XeBo] = []
+    try:
+        ops = _vm_bind_ioctl_check_args(xe, vm, args, caller)
+        if args.exec_queue_id:
+            raise KernelError(errno.ENOENT, f"no exec queue {args.exec_queue_id}")
+        vm.lock.down_write()
+        try:
+            vm.assert_usable()
+            _vm_bind_ioctl_check_ranges(vm, ops)
+            _lookup_bos(xe, file, vm, ops, bos)
+            fences = []
+            if args.num_syncs:
+                fences = xe_sync_entries_parse(
+                    caller,
+                    args.syncs,
+                    args.num_syncs,
+                    lr_mode=vm.is_lr,
+                    allow_user_fence=bool(ops),
+                )
+            if ops:
+                _vm_bind_ioctl_ops_execute(xe, vm, ops, caller)
+        finally:
+            vm.lock.up_write()
+        if fences:
+            xe_sync_entries_signal(caller, fences)
+    finally:
+        for bo in bos:
+            bo.put()
+        vm.put()
+
+
+def _vm_bind_ioctl_check_args(
+    xe: XeDevice, vm: XeVm, args: xe_drm.drm_xe_vm_bind, caller: Caller
+) -> list[BindOp]:
+    reserved = args.reserved
+    if args.pad or args.pad2 or reserved[0] or reserved[1]:
+        raise KernelError(errno.EINVAL, "pad and reserved must be zero")
+    if args.extensions:
+        raise KernelError(errno.EINVAL, "extensions must be zero")
+    if args.num_syncs > xe_drm.DRM_XE_MAX_SYNCS:
+        raise KernelError(errno.EINVAL, f"{args.num_syncs} syncs are too many")
+    count = args.num_binds
+    if count == 1:
+        ops = [_bind_op(xe, args.bind)]
+    else:
+        ops = _read_bind_array(xe, args.vector_of_binds, count, caller)
+    for op in ops:
+        _check_bind_op(xe, vm, op)
+    return ops
+
+
+def _read_bind_array(xe: XeDevice, address: int, count: int, caller: Caller) -> list[BindOp]:
+    if not count:
+        return []
+    size = count * BIND_OP_SIZE
+    if size > MAX_BIND_ARRAY_BYTES:
+        raise KernelError(errno.ENOBUFS, f"an array of {count} ops is too long")
+    xe.faults.check("xe_vm_bind_array")
+    raw = caller.memory.read(address, size)
+    array = (xe_drm.drm_xe_vm_bind_op * count).from_buffer_copy(raw)
+    return [_bind_op(xe, op) for op in array]
+
+
+def _check_bind_op(xe: XeDevice, vm: XeVm, op: BindOp) -> None:
+    """Everything that can be said of an op without its BO.  One failing condition hides the
+    order of the others, as they are one expression in the kernel."""
+    flags, kind = op.flags, op.op
+    if flags & FLAG_MIRROR and vm.mode is not VmMode.FAULT:
+        raise KernelError(errno.EINVAL, "CPU_ADDR_MIRROR needs a VM in FAULT_MODE")
+    if op.pat_index >= len(xe.platform.pat):
+        raise KernelError(errno.EINVAL, f"no PAT index {op.pat_index}")
+    pat = xe.platform.pat[op.pat_index]
+    if not pat.coh_mode:
+        raise KernelError(errno.EINVAL, f"PAT index {op.pat_index} is reserved")
+    if kind > OP_PREFETCH:
+        raise KernelError(errno.EINVAL, f"no op {kind}")
+    if flags & ~BIND_FLAGS:
+        raise KernelError(errno.EINVAL, f"unknown flags {flags & ~BIND_FLAGS:#x}")
+    if flags & ~FLAG_IMMEDIATE or kind != OP_MAP or not op.obj or op.region:
+        _check_special_bind_op(xe, op, flags, kind)
+    if (op.offset | op.addr | op.range) & PAGE_MASK:
+        raise KernelError(errno.EINVAL, "obj_offset, addr and range must be multiples of 4 KiB")
+    if not op.range and kind != OP_UNMAP_ALL:
+        raise KernelError(errno.EINVAL, "range is zero")
+    if flags & FLAG_DECOMPRESS and not _can_decompress(xe):
+        raise KernelError(errno.EOPNOTSUPP, "the device cannot decompress in place")
+
+
+def _can_decompress(xe: XeDevice) -> bool:
+    platform = xe.platform
+    return platform.has_flat_ccs and platform.graphics_ver >= 20 and platform.is_dgfx
+
+
+def _check_special_bind_op(xe: XeDevice, op: BindOp, flags: int, kind: int) -> None:
+    """The checks that a plain MAP of a BO passes by its looks."""
+    no_bo = flags & (FLAG_NULL | FLAG_MIRROR)
+    if op.obj and no_bo:
+        raise KernelError(errno.EINVAL, "NULL and mirror mappings have no BO")
+    if op.offset and no_bo:
+        raise KernelError(errno.EINVAL, "NULL and mirror mappings have no offset")
+    if flags & (FLAG_NULL | FLAG_MIRROR | FLAG_DECOMPRESS) and kind != OP_MAP:
+        raise KernelError(errno.EINVAL, "NULL, mirror and DECOMPRESS belong to MAP")
+    pat = xe.platform.pat[op.pat_index]
+    if flags & FLAG_DECOMPRESS and pat.comp_en:
+        raise KernelError(errno.EINVAL, "DECOMPRESS with a compressing PAT index")
+    if kind == OP_MAP and not op.obj and not no_bo:
+        raise KernelError(errno.EINVAL, "MAP without a BO")
+    if kind == OP_UNMAP_ALL and (not op.obj or op.addr or op.range):
+        raise KernelError(errno.EINVAL, "UNMAP_ALL takes a BO and no range")
+    if kind == OP_MAP_USERPTR:
+        _check_userptr_op(xe, op)
+    if flags & FLAG_MIRROR:
+        _check_mirror_op(xe, op)
+    if kind in (OP_PREFETCH, OP_UNMAP) and op.obj:
+        raise KernelError(errno.EINVAL, "UNMAP and PREFETCH take no BO")
+    if op.region and kind != OP_PREFETCH:
+        raise KernelError(errno.EINVAL, "a prefetch region without PREFETCH")
+    if kind == OP_PREFETCH and not _is_prefetch_region(xe, op.region):
+        raise KernelError(errno.EINVAL, f"no memory region {op.region}")
+    if flags & FLAG_AUTORESET and not flags & FLAG_MIRROR:
+        raise KernelError(errno.EINVAL, "MADVISE_AUTORESET needs CPU_ADDR_MIRROR")
+
+
+def _is_prefetch_region(xe: XeDevice, region: int) -> bool:
+    if region == CONSULT_PREF_LOC:
+        return True
+    return region < 32 and bool(1 << region & xe.mem_region_mask)
+
+
+def _check_userptr_op(xe: XeDevice, op: BindOp) -> None:
+    pat = xe.platform.pat[op.pat_index]
+    if op.obj:
+        raise KernelError(errno.EINVAL, "MAP_USERPTR takes no BO")
+    if pat.coh_mode is CohMode.NONE:
+        raise KernelError(errno.EINVAL, "user memory needs a coherent PAT index")
+    if pat.comp_en:
+        raise KernelError(errno.EINVAL, "user memory cannot be compressed")
+    check_l2_flush(xe, op.pat_index)
+
+
+def _check_mirror_op(xe: XeDevice, op: BindOp) -> None:
+    pat = xe.platform.pat[op.pat_index]
+    if not xe.platform.is_dgfx and pat.coh_mode is CohMode.NONE:
+        raise KernelError(errno.EINVAL, "a mirror needs a coherent PAT index here")
+    check_l2_flush(xe, op.pat_index)
+
+
+L2_FLUSH_PAT_INDEX = 19
+
+
+def check_l2_flush(xe: XeDevice, pat_index: int) -> None:
+    """``EINVAL`` where memory of others must be flushed with the L2 and this index would not."""
+    if not xe.platform.l2_flush_optimised or pat_index == L2_FLUSH_PAT_INDEX:
+        return
+    if xe.platform.pat[pat_index].coh_mode is not CohMode.TWO_WAY:
+        raise KernelError(errno.EINVAL, f"PAT index {pat_index} is not coherent both ways")
+
+
+def _vm_bind_ioctl_check_ranges(vm: XeVm, ops: list[BindOp]) -> None:
+    for op in ops:
+        if not vm.gpuvm.range_valid(op.addr, op.range):
+            raise KernelError(
+                errno.EINVAL, f"{op.addr:#x}+{op.range:#x} is outside the VM of {vm.size:#x}"
+            )
+
+
+def _lookup_bos(
+    xe: XeDevice, file: DrmFile, vm: XeVm, ops: list[BindOp], bos: list[XeBo]
+) -> None:
+    """Fill in the BOs, with references that the caller drops through ``bos``."""
+    xe.faults.check("xe_vma_ops_alloc")
+    for op in ops:
+        if op.obj:
+            bo = as_xe_bo(drm_gem_object_lookup(file, op.obj))
+            bos.append(bo)
+            op.bo = bo
+            _vm_bind_ioctl_validate_bo(xe, vm, bo, op)
+
+
+def _vm_bind_ioctl_validate_bo(xe: XeDevice, vm: XeVm, bo: XeBo, op: BindOp) -> None:
+    pat = xe.platform.pat[op.pat_index]
+    if bo.create_flags & xe_drm.DRM_XE_GEM_CREATE_FLAG_NO_COMPRESSION and pat.comp_en:
+        raise KernelError(errno.EINVAL, "the BO was made without compression")
+    if op.range > bo.size or op.offset > bo.size - op.range:
+        raise KernelError(errno.EINVAL, "the range reaches beyond the BO")
+    if bo.vm is not None and bo.vm is not vm:
+        # The kernel has no check here and would take the wrong lock; this errno is the mock's.
+        raise KernelError(errno.EINVAL, "the BO belongs to another VM")
+    if bo.internal_64k and (op.offset | op.addr | op.range) & SZ_64K_MASK:
+        raise KernelError(errno.EINVAL, "this BO is mapped in multiples of 64 KiB")
+    if pat.coh_mode is CohMode.NONE and bo.cpu_caching != xe_drm.DRM_XE_GEM_CPU_CACHING_WC:
+        raise KernelError(errno.EINVAL, "a CPU-cached BO needs a coherent PAT index")
+    if bo.imported and pat.comp_en:
+        raise KernelError(errno.EINVAL, "an imported BO cannot be compressed")
+    if bo.imported:
+        check_l2_flush(xe, op.pat_index)
+    if not op.flags & FLAG_CHECK_PXP or op.op in (OP_UNMAP, OP_UNMAP_ALL):
+        return
+    if bo.pxp_key_instance and bo.pxp_key_instance != xe.pxp_key_instance:
+        raise KernelError(errno.ENOEXEC, "the BO's protected content is stale")
+
+
+# ---- VM_BIND: doing it ----
+
+
+class _BindJob:
+    """The changes of one VM_BIND, so that all of them can be taken back.
+
+    Old VMAs leave the map at once but stay linked, and counted, until the whole bind is done; new
+    ones are counted when made.  So a BO never looks unused in between.
+    """
+
+    __slots__ = ("_journal", "caller", "late", "op_count", "vm", "xe")
+
+    def __init__(self, xe: XeDevice, vm: XeVm, op_count: int, caller: Caller) -> None:
+        self.xe = xe
+        self.vm = vm
+        self.op_count = op_count
+        self.caller = caller
+        self._journal: list[tuple[bool, XeVma]] = []
+        self.late: list[Callable[[], None]] = []
+        """What is done after all ops changed the map: gates, placement, prefetch."""
+
+    def insert(
+        self,
+        start: int,
+        end: int,
+        bo: XeBo | None,
+        offset: int,
+        flags: int,
+        attr: XeVmaMemAttr,
+        userptr: bool,
+    ) -> XeVma:
+        """Make a VMA."""
+        vma = xe_vma_create(self.vm, start, end, bo, offset, flags, attr, userptr)
+        self._journal.append((True, vma))
+        return vma
+
+    def remove(self, vma: XeVma) -> None:
+        """Take a VMA out of the map, for now."""
+        self.vm.gpuvm.remove(vma)
+        self._journal.append((False, vma))
+
+    def keep(self, vma: XeVma, bounds: tuple[int, int]) -> None:
+        """Make what a split leaves of a removed VMA."""
+        start, end = bounds
+        bo = vma.bo
+        offset = vma.offset + (start - vma.start) if bo is not None or vma.userptr else 0
+        flags = vma.flags
+        remnant = self.insert(start, end, bo, offset, flags, vma.attr.copy(), vma.userptr)
+        if bo is not None:
+            self.late.append(lambda: self._prepare_remnant(remnant))
+
+    def clear(self, start: int, end: int) -> None:
+        """Make ``[start, end)`` a hole."""
+        for change in self.vm.gpuvm.sm_unmap_ops(start, end):
+            self.remove(change.va)
+            if isinstance(change, Unmap):
+                continue
+            for bounds in (change.prev, change.next):
+                if bounds is not None:
+                    self.keep(change.va, bounds)
+
+    def prepare_map(self, bo: XeBo, validate: bool) -> None:
+        """Late part of a MAP: the gate of the older policies, then a place for the BO."""
+        self.xe.policy.late_gate(bo)
+        if validate:
+            self.validate(bo)
+
+    def validate(self, bo: XeBo) -> None:
+        """Bring the BO to its place."""
+        allow = self.op_count == 1 and self.vm.allows_resident_eviction()
+        xe_bo_validate(bo, self.vm, allow)
+
+    def _prepare_remnant(self, vma: XeVma) -> None:
+        bo = vma.bo
+        if bo is None:
+            return
+        self.xe.policy.late_gate(bo)
+        if vma.attr.purgeable_state is WILLNEED and self.vm.mode is not VmMode.FAULT:
+            self.validate(bo)
+
+    def run_late(self) -> None:
+        """Everything that needs all BOs locked (kernel: ``vm_bind_ioctl_ops_lock_and_prep``)."""
+        self.xe.faults.check("vm_bind_ioctl_ops_lock_and_prep")
+        for step in self.late:
+            step()
+
+    def commit(self) -> list[XeBo]:
+        """The old VMAs end; returns the BOs that lost a reference by it."""
+        dropped = []
+        for inserted, vma in self._journal:
+            if not inserted:
+                bo = xe_vma_unlink(self.vm, vma)
+                if bo is not None:
+                    dropped.append(bo)
+        return dropped
+
+    def unwind(self) -> list[XeBo]:
+        """Take everything back, last change first; returns BOs as `commit` does."""
+        dropped = []
+        for inserted, vma in reversed(self._journal):
+            if not inserted:
+                self.vm.gpuvm.insert(vma)
+                continue
+            self.vm.gpuvm.remove(vma)
+            bo = xe_vma_unlink(self.vm, vma)
+            if bo is not None:
+                dropped.append(bo)
+        return dropped
+
+
+def _vm_bind_ioctl_ops_execute(
+    xe: XeDevice, vm: XeVm, ops: list[BindOp], caller: Caller
+) -> None:
+    """Change the map op by op, then prepare the BOs, then let go of the old VMAs."""
+    locks = _LockedResvs(vm, _bos_of(vm, ops))
+    dropped: list[XeBo] = []
+    with locks:
+        job = _BindJob(xe, vm, len(ops), caller)
+        try:
+            for op in ops:
+                _OPS[op.op](job, op)
+            job.run_late()
+        except BaseException:
+            dropped = job.unwind()
+            raise
+        else:
+            dropped = job.commit()
+        finally:
+            locks.put_later = dropped
+
+
+class _LockedResvs:
+    """The reservations of a VM and of external BOs, each once (kernel: ``struct drm_exec``)."""
+
+    __slots__ = ("_resvs", "put_later")
+
+    def __init__(self, vm: XeVm, bos: Iterable[XeBo]) -> None:
+        external = {bo.id: bo.resv for bo in bos if bo.resv is not vm.resv}
+        # Always in the order of the BOs' ids, so that two binds cannot wait for each other.
+        self._resvs = [vm.resv, *(external[key] for key in sorted(external))]
+        self.put_later: list[XeBo] = []
+
+    def __enter__(self) -> None:
+        for resv in self._resvs:
+            resv.lock()
+
+    def __exit__(self, *exc: object) -> None:
+        for resv in reversed(self._resvs):
+            resv.unlock()
+        for bo in self.put_later:
+            bo.put()
+
+
+def _bos_of(vm: XeVm, ops: list[BindOp]) -> set[XeBo]:
+    """Every BO whose VMAs an op may make or end."""
+    bos = {op.bo for op in ops if op.bo is not None}
+    for op in ops:
+        if op.range:
+            for vma in vm.gpuvm.find_range(op.addr, op.end):
+                if vma.bo is not None:
+                    bos.add(vma.bo)
+    return bos
+
+
+def _op_map(job: _BindJob, op: BindOp) -> None:
+    start, end = op.addr, op.end
+    if op.flags & FLAG_MIRROR:
+        start, end = _with_default_mirrors(job.vm, op, start, end)
+    job.clear(start, end)
+    bo = op.bo
+    job.insert(start, end, bo, op.offset, op.flags, XeVmaMemAttr(op.pat_index), False)
+    if bo is not None:
+        validate = job.vm.mode is not VmMode.FAULT or bool(op.flags & FLAG_IMMEDIATE)
+        job.late.append(lambda: job.prepare_map(bo, validate))
+
+
+def _with_default_mirrors(vm: XeVm, op: BindOp, start: int, end: int) -> tuple[int, int]:
+    """A new mirror swallows mirrors beside it that nobody advised and that are like it."""
+    for vma in vm.gpuvm.find_range(max(start - 1, 0), end + 1):
+        alike = vma.flags == op.flags & VMA_CREATE_FLAGS and vma.attr.pat_index == op.pat_index
+        if vma.is_mirror and alike and vma.attr.is_default():
+            start, end = min(start, vma.start), max(end, vma.end)
+    return start, end
+
+
+def _op_map_userptr(job: _BindJob, op: BindOp) -> None:
+    job.caller.memory.probe(op.offset, op.range, write=not op.flags & FLAG_READONLY)
+    job.clear(op.addr, op.end)
+    job.insert(op.addr, op.end, None, op.offset, op.flags, XeVmaMemAttr(op.pat_index), True)
+
+
+def _op_unmap(job: _BindJob, op: BindOp) -> None:
+    job.clear(op.addr, op.end)
+
+
+def _op_unmap_all(job: _BindJob, op: BindOp) -> None:
+    assert op.bo is not None
+    vm_bo = job.vm.gpuvm.vm_bos.get(op.bo)
+    vmas: list[XeVma] = list(vm_bo.vmas) if vm_bo is not None else []  # type: ignore[arg-type]
+    for vma in vmas:
+        if _is_mapped(job.vm, vma):
+            job.remove(vma)
+
+
+def _is_mapped(vm: XeVm, vma: XeVma) -> bool:
+    """An earlier op of the array may have taken the VMA out already."""
+    return vma in vm.gpuvm.find_range(vma.start, vma.end)
+
+
+def _op_prefetch(job: _BindJob, op: BindOp) -> None:
+    vmas = job.vm.gpuvm.find_range(op.addr, op.end)
+    job.late.append(lambda: _prefetch(job, vmas, op.region))
+
+
+def _prefetch(job: _BindJob, vmas: list[XeVma], region: int) -> None:
+    for vma in vmas:
+        bo = vma.bo
+        if vma.userptr:
+            job.caller.memory.probe(
+                vma.offset, vma.end - vma.start, write=not vma.flags & FLAG_READONLY
+            )
+        if bo is None:
+            continue
+        purgeable_gate(bo)
+        if region != CONSULT_PREF_LOC:
+            _migrate(job, bo, region)
+
+
+def _migrate(job: _BindJob, bo: XeBo, region: int) -> None:
+    """Move a BO to a region of its own list (kernel: ``xe_bo_migrate``)."""
+    target = MemType.TT if region == 0 else MemType(MemType.VRAM0 + region - 1)
+    if bo.mem_type == target:
+        return
+    if bo.pin_count:
+        raise KernelError(errno.EBUSY, "the BO is pinned")
+    if not any(place.mem_type is target for place in bo.places):
+        raise KernelError(errno.EINVAL, f"region {region} is not among the BO's places")
+    allow = job.op_count == 1 and job.vm.allows_resident_eviction()
+    ctx = OperationCtx(resv=job.vm.resv, allow_res_evict=allow)
+    bo.xe.ttm.validate(bo, (Place(target),), ctx)
+
+
+_OPS: dict[int, Callable[[_BindJob, BindOp], None]] = {
+    OP_MAP: _op_map,
+    OP_UNMAP: _op_unmap,
+    OP_MAP_USERPTR: _op_map_userptr,
+    OP_UNMAP_ALL: _op_unmap_all,
+    OP_PREFETCH: _op_prefetch,
+}
+
+
+# ---- queries ----
+
+
+def xe_vm_query_vmas_attrs_ioctl(
+    xe: XeDevice, args: xe_drm.drm_xe_vm_query_mem_range_attr, file: DrmFile, caller: Caller
+) -> None:
+    """``VM_QUERY_MEM_RANGE_ATTRS``: how many VMAs touch a range, or their bounds and advice.
+
+    ``EINVAL`` malformed or unknown VM, ``ENOBUFS`` array too long, ``ENOSPC`` array too short,
+    ``EFAULT``.
+    """
+    count, size = args.num_mem_ranges, args.sizeof_mem_range_attr
+    item = ctypes.sizeof(xe_drm.drm_xe_mem_range_attr)
+    if not count and (args.vector_of_mem_attr or size):
+        raise KernelError(errno.EINVAL, "an array without a length")
+    if count and (not args.vector_of_mem_attr or size != item):
+        raise KernelError(errno.EINVAL, f"no array, or items of {size} instead of {item} bytes")
+    vm = xe_vm_lookup(file, args.vm_id, errno.EINVAL)
+    vm.lock.down_read()
+    try:
+        start = args.start
+        vmas = vm.gpuvm.find_range(start, (start + args.range) & U64_MASK)
+        if not count:
+            args.num_mem_ranges, args.sizeof_mem_range_attr = len(vmas), item
+            return
+        if count * item > MAX_RANGE_ATTR_BYTES:
+            raise KernelError(errno.ENOBUFS, f"an array of {count} items is too long")
+        if len(vmas) > count:
+            raise KernelError(errno.ENOSPC, f"{len(vmas)} VMAs, room for {count}")
+        data = b"".join(bytes(_mem_range_attr(vma)) for vma in vmas)
+        caller.memory.write(args.vector_of_mem_attr, data)
+        args.num_mem_ranges = len(vmas)
+    finally:
+        vm.lock.up_read()
+        vm.put()
+
+
+def _mem_range_attr(vma: XeVma) -> xe_drm.drm_xe_mem_range_attr:
+    out = xe_drm.drm_xe_mem_range_attr(start=vma.start, end=vma.end)
+    out.preferred_mem_loc.devmem_fd = vma.attr.devmem_fd
+    out.preferred_mem_loc.migration_policy = vma.attr.migration_policy
+    out.atomic.val = vma.attr.atomic_access
+    out.pat_index.val = vma.attr.pat_index
+    return out
+
+
+def xe_vm_get_property_ioctl(
+    xe: XeDevice, args: xe_drm.drm_xe_vm_get_property, file: DrmFile, caller: Caller
+) -> None:
+    """``VM_GET_PROPERTY``: the faults that a VM saw, with size 0 only how many bytes they take.
+
+    ``EINVAL`` malformed or a wrong size, ``ENOENT`` unknown VM, ``EFAULT``.
+    """
+    if any(args.reserved) or args.extensions or args.pad:
+        raise KernelError(errno.EINVAL, "extensions, pad and reserved must be zero")
+    vm = xe_vm_lookup(file, args.vm_id, errno.ENOENT)
+    try:
+        if args.property != xe_drm.DRM_XE_VM_GET_PROPERTY_FAULTS:
+            raise KernelError(errno.EINVAL, f"no property {args.property}")
+        with vm.resv:
+            data = b"".join(bytes(fault) for fault in vm.faults)
+        if not args.size:
+            args.size = len(data)
+            return
+        if args.size > len(data) or args.size % FAULT_SIZE:
+            raise KernelError(errno.EINVAL, f"size {args.size}, {len(data)} bytes are there")
+        caller.memory.write(args.data, data[: args.size])
+    finally:
+        vm.put()
