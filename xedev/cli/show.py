@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-from xedev.cli.common import read_state
+from xedev.cli.common import read_state, table
+from xedev.cli.sizes import size_text
 
 if TYPE_CHECKING:
     from xedev.cli.types import Commands
 
-__all__ = ("add_to",)
+__all__ = ("add_to", "state_text")
+
+_Row = Mapping[str, Any]
+_Columns = Mapping[str, Callable[[_Row], object]]
 
 
 def add_to(commands: Commands) -> None:
@@ -28,5 +33,79 @@ def add_to(commands: Commands) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     state = read_state(args.directory)
-    print(json.dumps(state, indent=2) if args.json else state)
+    print(json.dumps(state, indent=2) if args.json else state_text(state))
     return 0
+
+
+def state_text(state: Mapping[str, Any]) -> str:
+    """The state as tables."""
+    parts = [_device_text(device) for device in state["devices"]]
+    parts.append(_section("open files", _FILES, state["files"]))
+    parts.append(f"VMs: {len(state['vms'])}")
+    parts += [_vm_text(vm) for vm in state["vms"]]
+    parts.append(_section("buffers", _BOS, state["bos"]))
+    return "\n\n".join(parts)
+
+
+def _section(title: str, columns: _Columns, rows: list[_Row]) -> str:
+    head = f"{title}: {len(rows)}"
+    return f"{head}\n{_indent(_rows_text(columns, rows))}" if rows else head
+
+
+def _rows_text(columns: _Columns, rows: list[_Row]) -> str:
+    return table(list(columns), ([cell(row) for cell in columns.values()] for row in rows))
+
+
+def _indent(text: str) -> str:
+    return "\n".join("  " + line for line in text.splitlines())
+
+
+def _device_text(device: _Row) -> str:
+    troubles = [name for name in ("wedged", "unplugged") if device[name]]
+    facts = ", ".join([device["profile"], f"purgeability {device['purgeability']}", *troubles])
+    title = f"device {device['index']}: {device['name']} at {device['pci']} ({facts})"
+    return f"{title}\n{_indent(_rows_text(_REGIONS, device['regions']))}"
+
+
+def _vm_text(vm: _Row) -> str:
+    title = f"vm {vm['id']} of client {vm['client']} ({vm['mode']}): {len(vm['vmas'])} VMAs"
+    return f"{title}\n{_indent(_rows_text(_VMAS, vm['vmas']))}" if vm["vmas"] else title
+
+
+def _plain(*names: str) -> Iterator[tuple[str, Callable[[_Row], object]]]:
+    for name in names:
+        yield name, lambda row, name=name: "-" if row[name] in (None, "") else row[name]  # type: ignore[misc]
+
+
+def _yes(name: str) -> Callable[[_Row], object]:
+    return lambda row: "yes" if row[name] else "no"
+
+
+def _vma_target(vma: _Row) -> str:
+    return vma["kind"] if vma["bo"] is None else f"bo {vma['bo']}+{vma['offset']:#x}"
+
+
+_REGIONS: _Columns = {
+    **dict(_plain("name")),
+    "size": lambda row: size_text(row["size"]),
+    "used": lambda row: size_text(row["used"]),
+}
+_FILES: _Columns = {
+    **dict(_plain("id", "node", "pid", "comm", "uid", "name")),
+    "master": _yes("master"),
+    **dict(_plain("handles", "vms")),
+}
+_VMAS: _Columns = {
+    "start": lambda row: f"{row['start']:#014x}",
+    "end": lambda row: f"{row['end']:#014x}",
+    "maps": _vma_target,
+    "pat": lambda row: row["pat_index"],
+    **dict(_plain("atomic", "state")),
+}
+_BOS: _Columns = {
+    **dict(_plain("id")),
+    "size": lambda row: size_text(row["size"]),
+    **dict(_plain("placement", "handles", "state", "vma_count", "willneed_count")),
+    "exported": _yes("exported"),
+    "imported": _yes("imported"),
+}

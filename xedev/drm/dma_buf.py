@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ("DmaBuf", "DmaBufFile", "DmaBufOps")
 
+
 class DmaBufOps(ABC):
     """What the exporter of a dma-buf does (kernel: ``struct dma_buf_ops``)."""
 

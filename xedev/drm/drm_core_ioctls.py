@@ -129,9 +129,7 @@ def _bus_id(device: DrmDevice) -> bytes:
     return f"pci:{domain}:{rest}".encode()
 
 
-def drm_getcap(
-    device: DrmDevice, req: uapi_drm.drm_get_cap, file: DrmFile, caller: Caller
-) -> None:
+def drm_getcap(device: DrmDevice, req: uapi_drm.drm_get_cap, file: DrmFile, caller: Caller) -> None:
     """``GET_CAP`` of a device without displays; ``EOPNOTSUPP`` for all that needs one."""
     req.value = 0
     value = _CAPABILITIES.get(req.capability)

@@ -72,6 +72,8 @@ class DrmDevice(ABC):
     unique: str
     """Bus id without its ``pci:`` prefix, e.g. ``0000:03:00.0``."""
     minors: tuple[DrmMinor, ...]
+    vram_region_count = 0
+    """How many VRAM regions the device has."""
     dumb_alignment = 4096
     """Size granularity of dumb buffers, bytes."""
 

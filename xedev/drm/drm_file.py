@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from xedev.drm.drm_auth import DrmMaster, drm_master_open, drm_master_release
 from xedev.drm.drm_device import DrmDevice, DrmMinor
@@ -16,9 +15,6 @@ from xedev.kernel.errors import KernelError
 from xedev.kernel.files import File
 from xedev.kernel.idr import Idr
 from xedev.kernel.locking import Mutex
-
-if TYPE_CHECKING:
-    from xedev.kernel.caller import Caller as _Caller
 
 __all__ = ("DrmFile", "drm_open")
 
@@ -66,7 +62,7 @@ class DrmFile(File):
         """Ready only while events are queued, which is never."""
         return 0
 
-    def update_pid(self, caller: _Caller, tid: int) -> None:
+    def update_pid(self, caller: Caller, tid: int) -> None:
         """Follow the descriptor into another process (kernel: ``drm_file_update_pid``)."""
         self.last_tid = tid
         if not self.was_master:

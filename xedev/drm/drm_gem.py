@@ -69,11 +69,10 @@ class DrmGemObject(Refcounted):
 
 def drm_gem_object_lookup(file: DrmFile, handle: int) -> DrmGemObject:
     """The object under ``handle`` with one more reference; ``ENOENT`` for none."""
-    with file.table_lock:
-        obj = file.object_idr.entries.get(handle)
-        if obj is None:
-            raise KernelError(errno.ENOENT, f"no GEM handle {handle}")
-        obj.get()
+    obj = file.object_idr.entries.get(handle)
+    # An object whose last reference goes right now counts as gone.
+    if obj is None or not obj.get_unless_zero():
+        raise KernelError(errno.ENOENT, f"no GEM handle {handle}")
     return obj
 
 

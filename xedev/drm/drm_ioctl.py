@@ -20,7 +20,6 @@ from xedev.kernel.caller import CAP_SYS_ADMIN, Caller
 from xedev.kernel.errors import KernelError, errno_name, report_bug
 
 if TYPE_CHECKING:
-    from xedev.drm.drm_device import DrmDevice
     from xedev.drm.drm_file import DrmFile
 
 __all__ = (
@@ -67,9 +66,7 @@ class IoctlDesc:
 class IoctlTable:
     """All ioctls of a device, core and driver."""
 
-    def __init__(
-        self, rows: Iterable[IoctlDesc], core_count: int, driver_count: int
-    ) -> None:
+    def __init__(self, rows: Iterable[IoctlDesc], core_count: int, driver_count: int) -> None:
         self.by_nr = {row.nr: row for row in rows}
         self.core_count = core_count
         self.driver_count = driver_count
@@ -121,7 +118,7 @@ def drm_ioctl(file: DrmFile, cmd: int, data: int, caller: Caller) -> int:
     except KernelError as error:
         caller.reason = error.reason
         return -(error.errno or errno.EIO)
-    except Exception:
+    except Exception:  # noqa: BLE001 - a bug must not look like an answer
         return _bug(cmd, caller)
 
 
@@ -194,7 +191,7 @@ def _traced(file: DrmFile, cmd: int, data: int, caller: Caller) -> int:
     except KernelError as error:
         caller.reason = error.reason
         result = -(error.errno or errno.EIO)
-    except Exception:
+    except Exception:  # noqa: BLE001 - a bug must not look like an answer
         result = _bug(cmd, caller)
     row = file.device.ioctls.by_nr.get(IOC_NR(cmd)) if IOC_TYPE(cmd) == DRM_IOCTL_BASE else None
     name, args, text = _decode(row, cmd, data)

@@ -203,7 +203,6 @@ class TtmDevice:
         if any(place.mem_type == bo.mem_type for place in places):
             if not bo.populated:
                 self.populate(bo)
-            self.bump(bo)
             return
         self._check("ttm_bo_validate")
         for evict in (False, True):

@@ -13,7 +13,7 @@ from uapi.xe_mock import XE_MOCK_TOKEN_BASE
 from xedev.kernel.caller import Caller
 from xedev.kernel.errors import KernelError
 
-__all__ = ("POLLERR", "POLLHUP", "POLLIN", "POLLOUT", "POLLRDNORM", "File", "FdTokens")
+__all__ = ("POLLERR", "POLLHUP", "POLLIN", "POLLOUT", "POLLRDNORM", "FdTokens", "File")
 
 POLLIN, POLLOUT, POLLERR, POLLHUP, POLLRDNORM = 0x001, 0x004, 0x008, 0x010, 0x040
 

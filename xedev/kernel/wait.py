@@ -60,9 +60,7 @@ class WaitQueue:
         with _sleepers.lock:
             _sleepers.queues.add(self)
 
-    def _sleep(
-        self, predicate: Callable[[], bool], caller: Caller, deadline: float | None
-    ) -> bool:
+    def _sleep(self, predicate: Callable[[], bool], caller: Caller, deadline: float | None) -> bool:
         while not predicate():
             if _sleepers.ending:
                 raise KernelError(errno.EINTR, "the device is being taken away")

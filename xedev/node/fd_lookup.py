@@ -12,6 +12,7 @@ from pathlib import Path
 
 from xedev.kernel.errors import KernelError
 from xedev.kernel.files import File
+from xedev.node.frames import FrameFile
 from xedev.node.mounts import read_mounts
 
 __all__ = ("FdLookup",)
@@ -53,7 +54,9 @@ class FdLookup:
         # A descriptor that came through a socket may belong to a mount that its present owner
         # does not see.  Then the inode number alone must do; it is unlikely enough.
         device = next((m.device for m in read_mounts(tid) if m.id == info["mnt_id"]), self.device)
-        return file if device == self.device else None
+        if device != self.device:
+            return None
+        return file.file if isinstance(file, FrameFile) else file
 
 
 def _numbers(fdinfo: str) -> dict[str, int]:

@@ -88,6 +88,7 @@ class XeBo(TtmBuffer):
         "cpu_caching",
         "create_flags",
         "mmap_offset",
+        "place_types",
         "placement",
         "places",
         "purgeable",
@@ -113,6 +114,7 @@ class XeBo(TtmBuffer):
         self.placement = placement
         """Mask of allowed memory regions, as in GEM_CREATE; 0 for an imported BO."""
         self.places = places
+        self.place_types = frozenset(place.mem_type for place in places)
         self.cpu_caching = cpu_caching
         self.create_flags = create_flags
         self.atomic_access = xe_drm.DRM_XE_ATOMIC_UNDEFINED

@@ -33,9 +33,7 @@ PAGE_SIZE = 4096
 FOREIGN_SIZE_MAX = 1 << 40
 
 
-def xe_mock_ioctl(
-    xe: XeDevice, file: DrmFile, cmd: int, data: int, caller: Caller
-) -> int | None:
+def xe_mock_ioctl(xe: XeDevice, file: DrmFile, cmd: int, data: int, caller: Caller) -> int | None:
     """Run a private ioctl; None when ``cmd`` is none of them (it is ``ENOTTY`` then)."""
     row = _IOCTLS.get(cmd)
     if row is None:

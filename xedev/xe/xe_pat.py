@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-__all__ = ("CohMode", "PatEntry", "XE2_PAT_TABLE")
+__all__ = ("XE2_PAT_TABLE", "CohMode", "PatEntry")
 
 
 class CohMode(IntEnum):

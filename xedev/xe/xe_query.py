@@ -196,9 +196,7 @@ def _query_gt_topology(xe: XeDevice, query: Args, caller: Caller) -> None:
         if is_media and gt.ip_version[0] >= MEDIA_WITHOUT_L3:
             del masks[2]
         for kind, length, mask in masks:
-            head = xe_drm.drm_xe_query_topology_mask(
-                gt_id=gt.gt_id, type=kind, num_bytes=length
-            )
+            head = xe_drm.drm_xe_query_topology_mask(gt_id=gt.gt_id, type=kind, num_bytes=length)
             data += bytes(head) + mask.to_bytes(length, "little")
     _reply(query, caller, data)
 

@@ -73,9 +73,7 @@ def _parse_syncobj(sync: xe_drm.drm_xe_sync, lr_mode: bool) -> None:
     raise KernelError(errno.ENOENT, f"no syncobj {sync.handle}")
 
 
-def _parse_user_fence(
-    caller: Caller, sync: xe_drm.drm_xe_sync, allowed: bool
-) -> UserFence:
+def _parse_user_fence(caller: Caller, sync: xe_drm.drm_xe_sync, allowed: bool) -> UserFence:
     if not allowed:
         raise KernelError(errno.EOPNOTSUPP, "a user fence needs a bind to follow")
     if not sync.flags & SIGNAL:

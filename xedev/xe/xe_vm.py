@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from xedev.drm.drm_gpuvm import DrmGpuva, DrmGpuvm, Unmap
 from xedev.drm.ttm import MemType, OperationCtx, Place
 from xedev.kernel.caller import Caller
 from xedev.kernel.errors import KernelError
+from xedev.kernel.idr import Idr
 from xedev.kernel.locking import LockLevel, Mutex, RwSem, lockdep_assert_held
 from xedev.kernel.refcount import Refcounted
 from xedev.xe.xe_bo import WILLNEED, XeBo, XeMadvPurgeableState, as_xe_bo, xe_bo_validate
@@ -268,12 +269,11 @@ def _vm_mode(flags: int) -> VmMode:
 
 def xe_vm_lookup(file: DrmFile, vm_id: int, error: int) -> XeVm:
     """The VM of ``vm_id`` with one more reference; ``error`` is the errno when there is none."""
-    xef = file.driver_priv
-    with xef.vm_lock:  # type: ignore[attr-defined]
-        vm: XeVm | None = xef.vms.entries.get(vm_id)  # type: ignore[attr-defined]
-        if vm is None:
-            raise KernelError(error, f"no VM {vm_id}")
-        vm.get()
+    vms: Idr[XeVm] = file.driver_priv.vms  # type: ignore[attr-defined]
+    vm = vms.entries.get(vm_id)
+    # A VM that is being closed right now counts as gone.
+    if vm is None or not vm.get_unless_zero():
+        raise KernelError(error, f"no VM {vm_id}")
     return vm
 
 
@@ -609,9 +609,7 @@ def _vm_bind_ioctl_check_ranges(vm: XeVm, ops: list[BindOp]) -> None:
             )
 
 
-def _lookup_bos(
-    xe: XeDevice, file: DrmFile, vm: XeVm, ops: list[BindOp], bos: list[XeBo]
-) -> None:
+def _lookup_bos(xe: XeDevice, file: DrmFile, vm: XeVm, ops: list[BindOp], bos: list[XeBo]) -> None:
     """Fill in the BOs, with references that the caller drops through ``bos``."""
     xe.faults.check("xe_vma_ops_alloc")
     for op in ops:
@@ -713,7 +711,9 @@ class _BindJob:
             self.validate(bo)
 
     def validate(self, bo: XeBo) -> None:
-        """Bring the BO to its place."""
+        """Bring the BO to its place, unless it is there."""
+        if bo.populated and bo.mem_type in bo.place_types:
+            return
         allow = self.op_count == 1 and self.vm.allows_resident_eviction()
         xe_bo_validate(bo, self.vm, allow)
 
@@ -755,9 +755,7 @@ class _BindJob:
         return dropped
 
 
-def _vm_bind_ioctl_ops_execute(
-    xe: XeDevice, vm: XeVm, ops: list[BindOp], caller: Caller
-) -> None:
+def _vm_bind_ioctl_ops_execute(xe: XeDevice, vm: XeVm, ops: list[BindOp], caller: Caller) -> None:
     """Change the map op by op, then prepare the BOs, then let go of the old VMAs."""
     locks = _LockedResvs(vm, _bos_of(vm, ops))
     dropped: list[XeBo] = []
@@ -781,11 +779,15 @@ class _LockedResvs:
 
     __slots__ = ("_resvs", "put_later")
 
-    def __init__(self, vm: XeVm, bos: Iterable[XeBo]) -> None:
-        external = {bo.id: bo.resv for bo in bos if bo.resv is not vm.resv}
-        # Always in the order of the BOs' ids, so that two binds cannot wait for each other.
-        self._resvs = [vm.resv, *(external[key] for key in sorted(external))]
+    def __init__(self, vm: XeVm, bos: set[XeBo]) -> None:
+        self._resvs = [vm.resv]
         self.put_later: list[XeBo] = []
+        external = [bo for bo in bos if bo.vm is None]
+        if len(external) > 1:
+            # Always in the order of the BOs' ids, so that two binds cannot wait for each other.
+            external.sort(key=lambda bo: bo.id)
+        for bo in external:
+            self._resvs.append(bo.resv)
 
     def __enter__(self) -> None:
         for resv in self._resvs:

@@ -281,9 +281,7 @@ def _madvise_preferred_mem_loc(xe: XeDevice, vmas: list[XeVma], args: Args) -> b
 
 def _madvise_atomic(xe: XeDevice, vmas: list[XeVma], args: Args) -> bool:
     value = args.atomic.val
-    for_userptr = (
-        value == xe_drm.DRM_XE_ATOMIC_DEVICE and xe.platform.has_device_atomics_on_smem
-    )
+    for_userptr = value == xe_drm.DRM_XE_ATOMIC_DEVICE and xe.platform.has_device_atomics_on_smem
     for vma in vmas:
         if vma.userptr and not for_userptr:
             continue

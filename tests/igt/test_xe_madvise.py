@@ -1,0 +1,152 @@
+"""Two subtests of IGT's xe_madvise, retold with the client library: a pattern to copy.
+
+IGT asks for a real device and drives it out of memory. Here each test gets a device of its own,
+``bmg`` (discrete) or ``lnl`` (integrated), and memory becomes short at the writing of a line to a
+control file. What is between reads as in IGT: same helpers, same order of arguments.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from uapi import xe_drm
+from xedev.client import Device
+from xedev.client.control import ControlFiles
+from xedev.client.xe_ioctl import (
+    gem_close,
+    xe_bo_create,
+    xe_vm_bind_async,
+    xe_vm_bind_sync,
+    xe_vm_create,
+    xe_vm_destroy,
+    xe_vm_madvise_purgeable,
+    xe_vm_unbind_sync,
+)
+from xedev.client.xe_query import (
+    vram_if_possible,
+    xe_config,
+    xe_has_vram,
+    xe_visible_vram_size,
+    xe_vram_size,
+)
+
+pytestmark = pytest.mark.fuse
+
+PAGE = 4096
+PURGEABLE_ADDR = 0x1A0000
+OTHER_ADDR = 0x2A0000
+
+WILLNEED = xe_drm.DRM_XE_VMA_PURGEABLE_STATE_WILLNEED
+DONTNEED = xe_drm.DRM_XE_VMA_PURGEABLE_STATE_DONTNEED
+VISIBLE_VRAM = xe_drm.DRM_XE_GEM_CREATE_FLAG_NEEDS_VISIBLE_VRAM
+
+SMALL_VRAM = 256 << 20
+
+
+# --- what IGT does in its fixture ----------------------------------------------------------
+
+
+@pytest.fixture(params=["bmg", "lnl"])
+def fd(request: pytest.FixtureRequest, mounted_node: Callable[..., str]) -> Iterator[Device]:
+    """An open device (IGT: ``drm_open_driver(DRIVER_XE)``)."""
+    directory = Path(mounted_node(profile=request.param))
+    with Device.open(directory / "dev/dri/card0") as device:
+        require_purgeable_support(device)
+        yield device
+
+
+def require_purgeable_support(fd: Device) -> None:
+    """Skip on drivers that know no purging."""
+    flags = xe_config(fd)[xe_drm.DRM_XE_QUERY_CONFIG_FLAGS]
+    if not flags & xe_drm.DRM_XE_QUERY_CONFIG_FLAG_HAS_PURGING_SUPPORT:
+        pytest.skip("the driver does not support purgeable buffer objects")
+
+
+def trigger_memory_pressure(fd: Device) -> None:
+    """Make all memory short in which a BO may lie.
+
+    A discrete device evicts all of its VRAM; on an integrated one the shrinker goes over the
+    system memory that the driver holds.
+    """
+    controls = ControlFiles.of_node(fd.transport.path)
+    if xe_has_vram(fd):
+        controls.write("pressure", f"region vram0 {xe_vram_size(fd, 0)} evict")
+    else:
+        controls.write("pressure", f"region system {1 << 30} shrink")
+
+
+# --- subtests ------------------------------------------------------------------------------
+
+
+def test_per_vma_tracking(fd: Device) -> None:
+    """A BO that two VMs map may be purged only while both of them say DONTNEED."""
+    bo = xe_bo_create(fd, 0, PAGE, vram_if_possible(fd, 0), VISIBLE_VRAM)
+    vm1 = xe_vm_create(fd, 0, 0)
+    vm2 = xe_vm_create(fd, 0, 0)
+    xe_vm_bind_sync(fd, vm1, bo, 0, PURGEABLE_ADDR, PAGE)
+    xe_vm_bind_sync(fd, vm2, bo, 0, PURGEABLE_ADDR, PAGE)
+
+    # The advice of one VM does not make the BO purgeable, and can be taken back.
+    assert xe_vm_madvise_purgeable(fd, vm1, PURGEABLE_ADDR, PAGE, DONTNEED) == 1
+    assert xe_vm_madvise_purgeable(fd, vm1, PURGEABLE_ADDR, PAGE, WILLNEED) == 1
+
+    assert xe_vm_madvise_purgeable(fd, vm1, PURGEABLE_ADDR, PAGE, DONTNEED) == 1
+    assert xe_vm_madvise_purgeable(fd, vm2, PURGEABLE_ADDR, PAGE, DONTNEED) == 1
+    trigger_memory_pressure(fd)
+    assert xe_vm_madvise_purgeable(fd, vm1, PURGEABLE_ADDR, PAGE, WILLNEED) == 0
+
+    gem_close(fd, bo)
+    xe_vm_destroy(fd, vm1)
+    xe_vm_destroy(fd, vm2)
+
+
+def test_partial_unbind_dontneed(fd: Device) -> None:
+    """What is left of a split mapping keeps its advice; a new mapping is refused."""
+    bo = xe_bo_create(fd, 0, 2 * PAGE, vram_if_possible(fd, 0), VISIBLE_VRAM)
+    vm = xe_vm_create(fd, 0, 0)
+    xe_vm_bind_sync(fd, vm, bo, 0, PURGEABLE_ADDR, 2 * PAGE)
+    assert xe_vm_madvise_purgeable(fd, vm, PURGEABLE_ADDR, 2 * PAGE, DONTNEED) == 1
+
+    xe_vm_unbind_sync(fd, vm, 0, PURGEABLE_ADDR, PAGE)
+    with pytest.raises(OSError) as refused:
+        xe_vm_bind_async(fd, vm, 0, bo, 0, OTHER_ADDR, PAGE)
+    assert refused.value.errno == errno.EBUSY
+
+    gem_close(fd, bo)
+    xe_vm_destroy(fd, vm)
+
+
+# --- IGT's own way to make memory short ----------------------------------------------------
+
+
+def flood_vram(fd: Device) -> None:
+    """Allocate half as much again as there is visible VRAM, in a VM of its own."""
+    chunk = 8 << 20
+    vm = xe_vm_create(fd, 0, 0)
+    count = xe_visible_vram_size(fd, 0) * 3 // 2 // chunk
+    bos = [
+        xe_bo_create(fd, vm, chunk, vram_if_possible(fd, 0), VISIBLE_VRAM) for _ in range(count)
+    ]
+    for bo in bos:
+        gem_close(fd, bo)
+    xe_vm_destroy(fd, vm)
+
+
+def test_flood_purges_dontneed_and_spares_willneed(mounted_node: Callable[..., str]) -> None:
+    """Nothing of the mock's own: a small device, and more BOs than it has room for."""
+    directory = Path(mounted_node(profile="bmg", vram=SMALL_VRAM))
+    with Device.open(directory / "dev/dri/card0") as fd:
+        vm = xe_vm_create(fd, 0, 0)
+        for addr in (PURGEABLE_ADDR, OTHER_ADDR):
+            bo = xe_bo_create(fd, vm, PAGE, vram_if_possible(fd, 0), VISIBLE_VRAM)
+            xe_vm_bind_sync(fd, vm, bo, 0, addr, PAGE)
+        assert xe_vm_madvise_purgeable(fd, vm, PURGEABLE_ADDR, PAGE, DONTNEED) == 1
+
+        flood_vram(fd)
+
+        assert xe_vm_madvise_purgeable(fd, vm, PURGEABLE_ADDR, PAGE, WILLNEED) == 0
+        assert xe_vm_madvise_purgeable(fd, vm, OTHER_ADDR, PAGE, WILLNEED) == 1
