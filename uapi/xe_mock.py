@@ -39,6 +39,7 @@ from uapi.ioctl import IOC_SIZE_MAX, IOWR
 __all__ = (
     "XE_MOCK_ARG_MAX",
     "XE_MOCK_BO_DONTNEED",
+    "XE_MOCK_BO_NOWHERE",
     "XE_MOCK_BO_PURGED",
     "XE_MOCK_BO_WILLNEED",
     "XE_MOCK_FD_DIR",
@@ -96,6 +97,8 @@ XE_MOCK_WINDOW_OUT = 2
 XE_MOCK_BO_WILLNEED = 0
 XE_MOCK_BO_DONTNEED = 1
 XE_MOCK_BO_PURGED = 2
+# xe_mock_bo_info.placement of a BO that has no pages yet, or no more.
+XE_MOCK_BO_NOWHERE = 0xFFFFFFFF
 
 
 def token_path(node: str, token: int) -> str:
@@ -149,7 +152,7 @@ class xe_mock_bo_info(Struct):
     state: u32  # out: purgeable state
     vma_count: u32  # out: GPU mappings
     willneed_count: u32  # out: holders that keep it from being purged
-    placement: u32  # out: instance of the region it is in
+    placement: x32  # out: instance of the region it is in, XE_MOCK_BO_NOWHERE without pages
     exported: u32  # out: 1 when a dma-buf of it is alive
     imported: u32  # out: 1 when it belongs to another exporter
     reserved: Annotated[c_array[c_uint64], c_uint64 * 2]

@@ -129,7 +129,8 @@ class FakeFile(File):
 
     def ioctl(self, cmd: int, data: int, caller: Caller) -> int:
         """Do what the number says; may return or raise what no file should."""
-        return self._tree.ioctls[cmd](self, data, caller)
+        handler = self._tree.ioctls.get(cmd)
+        return handler(self, data, caller) if handler else -errno.ENOTTY
 
     def read(self, size: int, offset: int, nonblock: bool, caller: Caller) -> bytes:
         """What was written last, by anybody."""
@@ -223,7 +224,7 @@ class FakeTree:
             DATA_OF_IO: lambda file, data, caller: int(data != 0),
             SLEEP: self._sleep,
             WAKE: lambda file, data, caller: self.wake(),
-            STUBBORN: lambda file, data, caller: time.sleep(1) or 0,
+            STUBBORN: self._ignore_signals,
             CALLER: self._describe_caller,
             MEMORY_READ: self._read_memory,
             MEMORY_WRITE: self._write_memory,
@@ -254,8 +255,9 @@ class FakeTree:
         self._modes[path] = stat.S_IFMT(self._modes[path]) | stat.S_IMODE(mode)
 
     def chown(self, path: str, uid: int, gid: int) -> None:
-        """Keep it."""
-        self._owners[path] = (uid, gid)
+        """Keep it; -1 changes nothing."""
+        before = self._owners.get(path, (0, 0))
+        self._owners[path] = (before[0] if uid < 0 else uid, before[1] if gid < 0 else gid)
 
     def truncate(self, path: str, length: int) -> None:
         """Remember it."""
@@ -308,6 +310,10 @@ class FakeTree:
         finally:
             with self._lock:
                 self.sleeping -= 1
+        return 0
+
+    def _ignore_signals(self, file: FakeFile, data: int, caller: Caller) -> int:
+        time.sleep(1)
         return 0
 
     def _describe_caller(self, file: FakeFile, data: int, caller: Caller) -> int:

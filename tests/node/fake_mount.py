@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from tests.node import fake_files
 from xedev.node.mounts import abort_connection, find_mount, unmount_lazily
 
-__all__ = ("Child", "Mount", "eventually", "ioctl", "mounted")
+__all__ = ("Argument", "Child", "Mount", "eventually", "ioctl", "mounted")
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PATIENCE = 20.0  # seconds
@@ -94,11 +94,12 @@ def _clean_up(directory: Path, daemon: subprocess.Popen[str]) -> None:
         unmount_lazily(str(directory))
 
 
-def ioctl(fd: int, cmd: int, argument: ctypes.Structure | None = None) -> int:
+Argument: TypeAlias = ctypes.Structure | ctypes.Array[Any]
+
+
+def ioctl(fd: int, cmd: int, argument: Argument | None = None) -> int:
     """One ioctl(2); the result, or OSError."""
-    if argument is None:
-        return fcntl.ioctl(fd, cmd)
-    return fcntl.ioctl(fd, cmd, argument, True)  # type: ignore[call-overload, no-any-return]
+    return fcntl.ioctl(fd, cmd) if argument is None else fcntl.ioctl(fd, cmd, argument, True)
 
 
 class Child:

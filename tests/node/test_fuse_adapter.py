@@ -11,9 +11,10 @@ import random
 import select
 import signal
 import stat
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ import pytest
 from tests.node import fake_files
 from tests.node.fake_files import SEEKABLE_SIZE, Value
 from tests.node.fake_mount import (
+    Argument,
     Child,
     Mount,
     eventually,
@@ -30,6 +32,7 @@ from tests.node.fake_mount import (
     write_memory,
 )
 from xedev.node.fuse_binding import BackendError, load_binding
+from xedev.node.mounts import abort_connection, find_mount, unmount_lazily
 
 pytestmark = pytest.mark.fuse
 
@@ -53,9 +56,12 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def mount(tmp_path: Path, backend: str) -> Iterator[Mount]:
-    with mounted(tmp_path / "mnt", backend) as mount:
-        yield mount
+def mount(backend: str) -> Iterator[Mount]:
+    # Not below tmp_path, which other users may not enter.
+    with tempfile.TemporaryDirectory(prefix="xe-mock-test-") as directory:
+        os.chmod(directory, 0o755)
+        with mounted(Path(directory) / "mnt", backend) as mount:
+            yield mount
 
 
 @pytest.fixture
@@ -66,7 +72,7 @@ def node(mount: Mount) -> Iterator[int]:
         os.close(fd)
 
 
-def errno_of(fd: int, cmd: int, argument: ctypes.Structure | None = None) -> int:
+def errno_of(fd: int, cmd: int, argument: Argument | None = None) -> int:
     """errno of a failing ioctl, 0 for a successful one."""
     try:
         ioctl(fd, cmd, argument)
@@ -134,9 +140,9 @@ def test_a_request_without_direction_has_no_buffer(node: int) -> None:
     assert ioctl(node, fake_files.DATA_OF_IO, Value(1)) == 0
 
 
-def test_an_unknown_ioctl_on_a_directory_never_arrives(mount: Mount) -> None:
+def test_a_directory_has_no_ioctls(mount: Mount) -> None:
     fd = os.open(mount.directory / "directory", os.O_RDONLY)
-    assert errno_of(fd, fake_files.NOOP, (ctypes.c_char * 64)()) == errno.ENOTTY  # type: ignore[arg-type]
+    assert errno_of(fd, fake_files.NOOP, (ctypes.c_char * 64)()) == errno.ENOTTY
     os.close(fd)
 
 
@@ -158,7 +164,7 @@ def test_the_tree(mount: Mount) -> None:
 
 def test_what_the_tree_cannot_do(mount: Mount) -> None:
     directory = mount.directory
-    refused = {
+    refused: dict[str, Callable[[], object]] = {
         "create": lambda: os.open(directory / "new", os.O_CREAT | os.O_RDWR),
         "mkdir": lambda: os.mkdir(directory / "new"),
         "unlink": lambda: os.unlink(directory / "node"),
@@ -253,7 +259,8 @@ def test_poll_and_epoll_wake(mount: Mount, node: int) -> None:
     poll, epoll = select.poll(), select.epoll()
     poll.register(node, select.POLLIN)
     epoll.register(node, select.EPOLLIN)
-    for wait in (lambda: poll.poll(10_000), lambda: epoll.poll(10)):
+    waits: tuple[Callable[[], object], ...] = (lambda: poll.poll(10_000), lambda: epoll.poll(10))
+    for wait in waits:
         assert poll.poll(0) == []
         threading.Timer(0.2, os.write, (other, b"now")).start()
         started = time.monotonic()
@@ -461,8 +468,6 @@ def test_an_unmount_from_outside_ends_the_daemon(mount: Mount) -> None:
 
 
 def test_an_aborted_connection_ends_the_daemon(mount: Mount) -> None:
-    from xedev.node.mounts import abort_connection, find_mount
-
     child = Child(lambda: _sleep_until_signal(mount, False))
     assert eventually(lambda: _sleeping(mount) == 1)
     found = find_mount(str(mount.directory))
@@ -470,6 +475,7 @@ def test_an_aborted_connection_ends_the_daemon(mount: Mount) -> None:
     if not abort_connection(found):
         pytest.skip("this system gives no access to FUSE connections")
     assert child.wait() == errno.ECONNABORTED
+    unmount_lazily(str(mount.directory))
     assert mount.wait()["errors"] == 0
 
 
@@ -490,9 +496,9 @@ def _live_dangerously(mount: Mount, seed: int) -> int:
         fd = mount.open()
         copy = os.dup(fd)
         for _ in range(chance.randrange(20)):
-            ioctl(fd, fake_files.NOOP, block)  # type: ignore[arg-type]
+            ioctl(fd, fake_files.NOOP, block)
         if chance.random() < 0.2 and os.fork() == 0:
-            ioctl(copy, fake_files.NOOP, block)  # type: ignore[arg-type]
+            ioctl(copy, fake_files.NOOP, block)
             os._exit(0)
         for number in (fd, copy)[: chance.randrange(3)]:
             os.close(number)

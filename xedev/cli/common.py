@@ -57,17 +57,13 @@ def read_state(directory: str) -> dict[str, Any]:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Columns as wide as they need to be; numbers to the right."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-    lines = [_line(head, widths)]
-    lines += [_line(row, widths) for row in cells]
-    return "\n".join(lines)
+    """Columns as wide as they need to be; those of numbers to the right."""
+    cells = [list(head), *([str(cell) for cell in row] for row in rows)]
+    columns = [_column(list(column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    parts = (
-        cell.rjust(width) if cell[:1].isdigit() else cell.ljust(width)
-        for cell, width in zip(cells, widths, strict=True)
-    )
-    return "  ".join(parts).rstrip()
+def _column(cells: list[str]) -> list[str]:
+    width = max(map(len, cells))
+    is_numeric = all(cell[:1].isdigit() for cell in cells[1:])
+    return [cell.rjust(width) if is_numeric else cell.ljust(width) for cell in cells]

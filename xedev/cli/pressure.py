@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from xedev.cli.types import Commands
 
 __all__ = ("add_to",)
+
+_REFUSALS = {
+    errno.ENOENT: "there is no such buffer or region on this device",
+    errno.EINVAL: "that cannot be done to this buffer or region",
+}
 
 
 def add_to(commands: Commands) -> None:
@@ -50,7 +56,7 @@ def _command(directory: str, command: str) -> str:
         try:
             control.write(command.encode())
         except OSError as error:
-            raise CommandError(f"{command}: {error.strerror}") from None
+            raise CommandError(_REFUSALS.get(error.errno or 0, error.strerror)) from None
         return control.read().decode()
 
 

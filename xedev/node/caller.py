@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ __all__ = ("Fget", "ProcessCaller", "ThreadStatus", "read_status")
 Fget = Callable[[int, int], File | None]
 """(tid, fd) -> the mock's open file there, or None; raises `KernelError` ``EBADF``."""
 
+_ESCAPE = re.compile(r"\\(.)")
 _INITIAL_USER_NAMESPACE = "user:[4026531837]"  # PROC_USER_INIT_INO of include/linux/proc_ns.h
 
 
@@ -52,7 +54,7 @@ def read_status(tid: int) -> ThreadStatus:
 
 def _unescape(name: str) -> str:
     """The kernel escapes newlines and backslashes in ``Name``."""
-    return name.replace("\\n", "\n").replace("\\\\", "\\") if "\\" in name else name
+    return _ESCAPE.sub(lambda match: "\n" if match[1] == "n" else "\\", name)
 
 
 class ProcessCaller(Caller):

@@ -14,10 +14,13 @@ from xedev.kernel.files import POLLIN, POLLOUT, POLLRDNORM, File
 from xedev.kernel.trace import Tracepoints
 from xedev.node.poll_waiter import PollWaiter
 
-__all__ = ("CONTROL_MAX", "ControlFile", "TraceFile")
+__all__ = ("CONTROL_MAX", "TRACE_LIMIT", "ControlFile", "TraceFile")
 
 CONTROL_MAX = 4095
 """Longest command for a control file, in bytes."""
+
+TRACE_LIMIT = 65536
+"""Events that wait for a reader; of more it is only told how many there were."""
 
 _ACCESS_MODE = 0o3
 _WRITE_ONLY = 0o1
@@ -81,8 +84,8 @@ class ControlFile(File):
 class TraceFile(File):
     """One listener to the device's events: a stream of JSON objects, one per line."""
 
-    def __init__(self, trace: Tracepoints) -> None:
-        self._subscription = trace.subscribe()
+    def __init__(self, trace: Tracepoints, limit: int = TRACE_LIMIT) -> None:
+        self._subscription = trace.subscribe(limit)
         self._waiter = PollWaiter()
         self._subscription.on_event = self._waiter.wake
         self._lock = threading.Lock()

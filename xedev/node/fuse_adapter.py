@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -154,15 +155,38 @@ class FuseAdapter:
     def _watch(self) -> None:
         """Sleep until the mount ends or is to be ended."""
         ready = False
-        while not self._ended and not self._stopping:
-            numbers = os.read(self._wake_reader, 512)
-            if _INTERRUPT in numbers:
-                wait.wake_all_sleepers()
-            if any(number in numbers for number in _STOP_SIGNALS):
-                self._stopping = True
-            elif self._fuse and not ready and not self._ended:
-                ready = True
-                self._announce()
+        with open("/proc/self/mountinfo", "rb") as mounts:
+            poll = select.poll()
+            poll.register(self._wake_reader, select.POLLIN)
+            poll.register(mounts, select.POLLPRI)  # the list has changed
+            while not self._ended and not self._stopping:
+                changed = dict(poll.poll())
+                if self._wake_reader in changed:
+                    self._take_signals()
+                if mounts.fileno() in changed and self._is_cut_off():
+                    self._stopping = True
+                if self._fuse and not ready and not self._stopping and not self._ended:
+                    ready = True
+                    self._announce()
+
+    def _take_signals(self) -> None:
+        numbers = os.read(self._wake_reader, 512)
+        if _INTERRUPT in numbers:
+            wait.wake_all_sleepers()
+        if any(number in numbers for number in _STOP_SIGNALS):
+            self._stopping = True
+
+    def _is_cut_off(self) -> bool:
+        """Whether the kernel sends no more requests.
+
+        libfuse's loop ends then, but not before requests that sleep do.  It is not told when an
+        administrator aborts the connection, only when the dead mount is taken away after that.
+        """
+        if not self._fuse or self._ended:
+            return False
+        poll = select.poll()
+        poll.register(self.binding.calls.device_fd(self._fuse), 0)
+        return bool(poll.poll(0))
 
     def _announce(self) -> None:
         mount = find_mount(self.mountpoint)

@@ -96,12 +96,23 @@ class LibfuseCalls:
         self.get_context: Callable[[], int] = _function(short.fuse_get_context, c_void_p)
         self.interrupted: Callable[[], int] = _function(short.fuse_interrupted, c_int)
         self.exit: Callable[[int], None] = _function(short.fuse_exit, None, c_void_p)
+        self._get_session = _function(short.fuse_get_session, c_void_p, c_void_p)
+        if hasattr(short, "fuse_session_fd"):  # libfuse3
+            self._session_fd = _function(short.fuse_session_fd, c_int, c_void_p)
+        else:
+            next_chan = _function(short.fuse_session_next_chan, c_void_p, c_void_p, c_void_p)
+            chan_fd = _function(short.fuse_chan_fd, c_int, c_void_p)
+            self._session_fd = lambda session: chan_fd(next_chan(session, None))
         self.notify_poll: Callable[[int], int] = _function(
             blocking.fuse_notify_poll, c_int, c_void_p
         )
         self.destroy_pollhandle: Callable[[int], None] = _function(
             short.fuse_pollhandle_destroy, None, c_void_p
         )
+
+    def device_fd(self, fuse: int) -> int:
+        """The descriptor of /dev/fuse that ``struct fuse *fuse`` reads its requests from."""
+        return int(self._session_fd(self._get_session(fuse)))
 
 
 def _function(function: Any, restype: Any, *argtypes: Any) -> Any:

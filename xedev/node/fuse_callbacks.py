@@ -22,6 +22,7 @@ from xedev.node.vfs import Attr, Filesystem
 __all__ = ("Callbacks", "FuseCaller")
 
 _IOC_NONE, _IOC_READ = 0, 2  # direction, the two uppermost bits of an ioctl number
+_FUSE_IOCTL_DIR = 1 << 4  # the descriptor is a directory's
 _MAX_VIEWS = 64
 _UNCHANGED_ID = 0xFFFFFFFF  # uid_t and gid_t -1
 
@@ -154,6 +155,8 @@ class Callbacks:
             except (AttributeError, KeyError):
                 worker = self._worker()
                 handle = worker.handle(info)
+            if flags & _FUSE_IOCTL_DIR:  # with libfuse3; libfuse2 never asks
+                return -errno.ENOTTY
             direction = cmd >> 30
             if direction == _IOC_READ:
                 _memset(data, 0, cmd >> 16 & 0x3FFF)  # libfuse2 does not; what is left goes out

@@ -18,6 +18,7 @@ from uapi.ioctl import IOC_SIZE
 from xedev.drm.dma_buf import DmaBuf, DmaBufOps
 from xedev.drm.drm_gem import drm_gem_object_lookup
 from xedev.drm.drm_prime import drm_gem_prime_import_dma_buf
+from xedev.drm.ttm import MemType
 from xedev.kernel.caller import Caller
 from xedev.kernel.errors import KernelError
 from xedev.xe.xe_bo import BARRIER_OFFSET, WILLNEED, XeBo, as_xe_bo
@@ -133,11 +134,17 @@ def _bo_info(xe: XeDevice, file: DrmFile, args: xe_mock.xe_mock_bo_info, caller:
             args.state = bo.purgeable.state
             args.vma_count = bo.purgeable.vma_count
             args.willneed_count = bo.purgeable.willneed_count
-            args.placement = bo.placement
+            args.placement = _region_instance(bo)
             args.exported = int(xe.has_live_export(bo))
             args.imported = int(bo.imported)
     finally:
         bo.put()
+
+
+def _region_instance(bo: XeBo) -> int:
+    if bo.mem_type is None or not bo.populated:
+        return xe_mock.XE_MOCK_BO_NOWHERE
+    return bo.mem_type - MemType.TT if bo.mem_type.is_vram else 0
 
 
 _Handler = Callable[["XeDevice", "DrmFile", Any, Caller], None]
