@@ -211,21 +211,30 @@ def test_prefetch(device: Device) -> None:
     refused(errno.EINVAL, lambda: device.vm_bind(vm, [op_prefetch(ADDR, PAGE, region=7)]))
 
 
-def test_extensions(device: Device) -> None:
-    def pxp(value: int) -> xe_drm.drm_xe_ext_set_property:
-        return xe_drm.drm_xe_ext_set_property(
-            base={"name": xe_drm.DRM_XE_GEM_CREATE_EXTENSION_SET_PROPERTY},
-            property=xe_drm.DRM_XE_GEM_CREATE_SET_PROPERTY_PXP_TYPE,
-            value=value,
-        )
+def pxp_type(value: int) -> xe_drm.drm_xe_ext_set_property:
+    return xe_drm.drm_xe_ext_set_property(
+        base={"name": xe_drm.DRM_XE_GEM_CREATE_EXTENSION_SET_PROPERTY},
+        property=xe_drm.DRM_XE_GEM_CREATE_SET_PROPERTY_PXP_TYPE,
+        value=value,
+    )
 
-    none, hwdrm = xe_drm.DRM_XE_PXP_TYPE_NONE, xe_drm.DRM_XE_PXP_TYPE_HWDRM
-    device.gem_create(PAGE, SYSTEM, extensions=[pxp(none), pxp(none)])
-    chains = {errno.ENODEV: [pxp(none), pxp(hwdrm)], errno.E2BIG: [pxp(none)] * 1}
-    chains[errno.E2BIG] = [pxp(none) for _ in range(17)]
-    chains[errno.EINVAL] = [pxp(none), pxp(7)]
-    for error, chain in chains.items():
-        refused(error, lambda chain=chain: device.gem_create(PAGE, SYSTEM, extensions=chain))
+
+@pytest.mark.parametrize(
+    ("values", "error"),
+    [
+        ([], 0),
+        ([xe_drm.DRM_XE_PXP_TYPE_NONE] * 16, 0),
+        ([xe_drm.DRM_XE_PXP_TYPE_NONE, xe_drm.DRM_XE_PXP_TYPE_HWDRM], errno.ENODEV),
+        ([xe_drm.DRM_XE_PXP_TYPE_NONE, 7], errno.EINVAL),
+        ([xe_drm.DRM_XE_PXP_TYPE_NONE] * 17, errno.E2BIG),
+    ],
+)
+def test_extensions_are_chained(device: Device, values: list[int], error: int) -> None:
+    chain = [pxp_type(value) for value in values]
+    if error:
+        refused(error, lambda: device.gem_create(PAGE, SYSTEM, extensions=chain))
+    else:
+        assert device.gem_create(PAGE, SYSTEM, extensions=chain) == 1
 
 
 # --- advice --------------------------------------------------------------------------------

@@ -460,6 +460,14 @@ def test_a_signal_ends_the_daemon_and_every_wait(mount: Mount, number: signal.Si
     assert answers <= {errno.EINTR, errno.ECONNABORTED, errno.ENOTCONN}
 
 
+def test_the_end_waits_for_a_request_that_works(mount: Mount) -> None:
+    child = Child(lambda: errno_of(mount.open(), fake_files.STUBBORN))
+    time.sleep(0.3)
+    report = mount.stop()
+    assert report == {"errors": 0, "releases": [1]}
+    assert child.wait() in (0, errno.ECONNABORTED, errno.ENOTCONN)
+
+
 def test_an_unmount_from_outside_ends_the_daemon(mount: Mount) -> None:
     fd = mount.open()
     os.close(fd)

@@ -14,7 +14,7 @@ import pytest
 from uapi import xe_drm
 from uapi.drm import DRM_CLOEXEC, DRM_RDWR
 from uapi.xe_mock import XE_MOCK_TOKEN_BASE
-from xedev.client import Device
+from xedev.client import Device, IoctlError
 from xedev.drm.dma_buf import DmaBufFile
 from xedev.drm.drm_device import DebugfsFile
 from xedev.drm.drm_file import DrmFile
@@ -334,12 +334,11 @@ def test_the_trace_can_be_read_in_small_pieces(trace: TraceFile, client: LocalTr
     for _ in range(3):
         device.vm_destroy(device.vm_create())
     text = b""
-    with pytest.raises(KernelError) as raised:
-        while True:
-            part = trace.read(5, 0, True, client.caller())
-            assert 0 < len(part) <= 5
-            text += part
-    assert raised.value.errno == errno.EAGAIN
+    while trace.poll(None) & POLLIN:
+        part = trace.read(5, 0, True, client.caller())
+        assert 0 < len(part) <= 5
+        text += part
+    refused(errno.EAGAIN, trace.read, 5, 0, True, client.caller())
     names = [json.loads(line).get("name") for line in text.splitlines()]
     assert names.count("DRM_IOCTL_XE_VM_CREATE") == 3
 
@@ -395,9 +394,9 @@ def test_a_slow_reader_is_told_how_much_it_missed(
 
 
 def test_the_traced_madvise_is_decoded(trace: TraceFile, client: LocalTransport) -> None:
-    with pytest.raises(OSError, match=r".*"):
+    with pytest.raises(IoctlError):
         Device(client).madvise_purgeable(1, 0, 4096, xe_drm.DRM_XE_VMA_PURGEABLE_STATE_DONTNEED)
     event = json.loads(trace.read(1 << 16, 0, False, client.caller()).splitlines()[-1])
-    assert event["errno"] == "ENOENT"
+    assert event["errno"] == "EINVAL"
     assert event["reason"]
     assert event["args"]["vm_id"] == 1

@@ -27,6 +27,7 @@ class DmaBufOps(ABC):
     def release(self, dma_buf: DmaBuf) -> None:
         """The last reference went."""
 
+    @abstractmethod
     def attach(self, dma_buf: DmaBuf, importer: DrmDevice) -> None:
         """Another device wants to use the memory; an errno refuses it."""
 
@@ -85,7 +86,7 @@ class DmaBufFile(File):
         except KernelError as error:
             caller.reason = error.reason
             return -(error.errno or errno.EIO)
-        except Exception:
+        except Exception:  # noqa: BLE001 - a bug must not look like an answer
             report_bug("an ioctl of a dma-buf")
             return -errno.EIO
         return 0

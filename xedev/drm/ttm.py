@@ -17,7 +17,7 @@ from enum import IntEnum, IntFlag
 from xedev.drm.drm_device import DrmDevice
 from xedev.drm.drm_gem import DrmGemObject
 from xedev.kernel.errors import KernelError, warn_on
-from xedev.kernel.locking import Mutex
+from xedev.kernel.locking import LockLevel, Mutex
 
 __all__ = (
     "MemType",
@@ -109,6 +109,10 @@ class TtmManager:
         if visible and self.visible_used + size > self.visible_size:
             raise KernelError(errno.ENOSPC, f"the CPU-visible part of {self.name} is full")
 
+    def missing(self, size: int) -> int:
+        """Bytes that must go so that ``size`` bytes fit; at least one."""
+        return max(1, self.used + size - self.size)
+
     def charge(self, size: int, visible: bool) -> int:
         """Take ``size`` bytes; returns how many of them are CPU-visible.
 
@@ -155,7 +159,7 @@ class TtmBuffer(DrmGemObject):
     def __init__(self, device: DrmDevice, size: int, resv: Mutex | None) -> None:
         super().__init__(device, size)
         self.id = next(device.object_ids)
-        self.resv = resv if resv is not None else Mutex(f"resv of bo {self.id}", RESV_LEVEL)
+        self.resv = resv if resv is not None else Mutex(f"resv of bo {self.id}", LockLevel.RESV)
         self.mem_type: MemType | None = None
         """Where it is; None: nowhere, not even without pages."""
         self.populated = False
@@ -180,7 +184,12 @@ class TtmBuffer(DrmGemObject):
         """Its pages are elsewhere now."""
 
 
-RESV_LEVEL = 4
+BUSY = "busy"
+"""Why a victim was skipped that another thread works on."""
+BUSY_RETRIES = 60
+BUSY_WAIT = 0.0005
+"""Seconds of the first wait for busy victims; each next one is longer by as much."""
+LRU_PIECE = 64
 
 
 class TtmDevice:
@@ -304,7 +313,7 @@ class TtmDevice:
         locked = bo.resv.trylock()
         try:
             if not locked:
-                result.skip(bo, "busy")
+                result.skip(bo, BUSY)
                 return 0
             if bo.mem_type is None or bo.mem_type.is_vram:
                 result.skip(bo, "not in system memory")
@@ -337,7 +346,7 @@ class TtmDevice:
         locked = bo.resv.trylock()
         try:
             if not locked:
-                result.skip(bo, "busy")
+                result.skip(bo, BUSY)
                 return 0
             if bo.mem_type is None or not bo.mem_type.is_vram:
                 result.skip(bo, "not in VRAM")
@@ -352,25 +361,32 @@ class TtmDevice:
         manager = self.managers[place.mem_type]
         if not place.mem_type.is_vram:
             return self._try_system(bo, place.mem_type, evict)
-        for attempt in range(BUSY_RETRIES):
-            try:
-                with self.lru_lock:
-                    manager.check_fits(bo.size, place.visible)
-                    self._replace(bo, place)
-                return True
-            except KernelError as error:
-                if error.errno != errno.ENOSPC:
-                    raise
+        busy = 0
+        while not self._try_replace(manager, bo, place):
             if not evict:
                 return False
-            result = self.evict_bytes(place.mem_type, 1, ctx)
+            result = self.evict_bytes(place.mem_type, manager.missing(bo.size), ctx)
             if result.victims:
                 continue
-            if not any(entry["reason"] == "busy" for entry in result.skipped):
+            busy += 1
+            is_busy = any(entry["reason"] == BUSY for entry in result.skipped)
+            if not is_busy or busy == BUSY_RETRIES:
                 return False
             # Somebody else works on the victims; that takes microseconds.
-            time.sleep(0.0005 * (attempt + 1))
-        return False
+            time.sleep(BUSY_WAIT * busy)
+        return True
+
+    def _try_replace(self, manager: TtmManager, bo: TtmBuffer, place: Place) -> bool:
+        """Take a place if it has room now; ``E2BIG`` when it never will."""
+        with self.lru_lock:
+            try:
+                manager.check_fits(bo.size, place.visible)
+            except KernelError as error:
+                if error.errno == errno.ENOSPC:
+                    return False
+                raise
+            self._replace(bo, place)
+        return True
 
     def _try_system(self, bo: TtmBuffer, mem_type: MemType, evict: bool) -> bool:
         if bo.populated and bo.mem_type is not None and not bo.mem_type.is_vram:
@@ -467,7 +483,7 @@ class TtmDevice:
         locked = mine or bo.resv.trylock()
         try:
             if not locked:
-                result.skip(bo, "busy")
+                result.skip(bo, BUSY)
                 return 0
             if bo.pin_count:
                 result.skip(bo, "pinned")
@@ -488,7 +504,3 @@ class TtmDevice:
             return 0
         result.add(bo, action, freed, "" if action == "purged" else "system")
         return freed
-
-
-BUSY_RETRIES = 200
-LRU_PIECE = 64

@@ -6,6 +6,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from xedev.drm.dma_buf import DmaBuf, DmaBufOps
+from xedev.drm.drm_device import DrmDevice
 from xedev.drm.drm_gem import DrmGemObject
 from xedev.kernel.errors import KernelError
 from xedev.xe.xe_bo import PURGED, XeBo, as_xe_bo, xe_bo_create_foreign
@@ -19,6 +20,12 @@ __all__ = ("xe_gem_prime_export", "xe_gem_prime_import")
 
 class XeDmaBufOps(DmaBufOps):
     """dma-bufs made of Xe BOs; each holds one reference and one WILLNEED holder."""
+
+    def attach(self, dma_buf: DmaBuf, importer: DrmDevice) -> None:
+        """Let another device in: it reads system memory, or VRAM that may go there
+        (kernel: ``xe_dma_buf_attach``).  ``EOPNOTSUPP`` for a BO that must stay in VRAM."""
+        if not as_xe_bo(dma_buf.priv).has_system:  # type: ignore[arg-type]
+            raise KernelError(errno.EOPNOTSUPP, "the BO may not live in system memory")
 
     def release(self, dma_buf: DmaBuf) -> None:
         """Drop the holder, then the BO (kernel: ``xe_dma_buf_release``)."""

@@ -16,6 +16,7 @@ from uapi import xe_mock
 from uapi.base import Struct
 from uapi.ioctl import IOC_SIZE
 from xedev.drm.dma_buf import DmaBuf, DmaBufOps
+from xedev.drm.drm_device import DrmDevice
 from xedev.drm.drm_gem import drm_gem_object_lookup
 from xedev.drm.drm_prime import drm_gem_prime_import_dma_buf
 from xedev.drm.ttm import MemType
@@ -102,6 +103,9 @@ def _fault(xe: XeDevice, file: DrmFile, args: xe_mock.xe_mock_fault, caller: Cal
 
 class TestExporterOps(DmaBufOps):
     """The built-in exporter: memory of another device that nobody else can see."""
+
+    def attach(self, dma_buf: DmaBuf, importer: DrmDevice) -> None:
+        """Everybody may."""
 
     def release(self, dma_buf: DmaBuf) -> None:
         """Nothing to give back."""

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from uapi import xe_drm
 from xedev.drm.drm_gem import drm_gem_object_lookup
@@ -646,6 +646,9 @@ def _vm_bind_ioctl_validate_bo(xe: XeDevice, vm: XeVm, bo: XeBo, op: BindOp) -> 
 # ---- VM_BIND: doing it ----
 
 
+_LateStep = tuple[Callable[..., None], tuple[Any, ...]]
+
+
 class _BindJob:
     """The changes of one VM_BIND, so that all of them can be taken back.
 
@@ -661,8 +664,9 @@ class _BindJob:
         self.op_count = op_count
         self.caller = caller
         self._journal: list[tuple[bool, XeVma]] = []
-        self.late: list[Callable[[], None]] = []
-        """What is done after all ops changed the map: gates, placement, prefetch."""
+        self.late: list[_LateStep] = []
+        """What is done after all ops changed the map: gates, placement, prefetch.  Functions
+        with their arguments, not closures: these would hold the job, and the job them."""
 
     def insert(
         self,
@@ -692,7 +696,7 @@ class _BindJob:
         flags = vma.flags
         remnant = self.insert(start, end, bo, offset, flags, vma.attr.copy(), vma.userptr)
         if bo is not None:
-            self.late.append(lambda: self._prepare_remnant(remnant))
+            self.late.append((_prepare_remnant, (remnant,)))
 
     def clear(self, start: int, end: int) -> None:
         """Make ``[start, end)`` a hole."""
@@ -704,12 +708,6 @@ class _BindJob:
                 if bounds is not None:
                     self.keep(change.va, bounds)
 
-    def prepare_map(self, bo: XeBo, validate: bool) -> None:
-        """Late part of a MAP: the gate of the older policies, then a place for the BO."""
-        self.xe.policy.late_gate(bo)
-        if validate:
-            self.validate(bo)
-
     def validate(self, bo: XeBo) -> None:
         """Bring the BO to its place, unless it is there."""
         if bo.populated and bo.mem_type in bo.place_types:
@@ -717,19 +715,11 @@ class _BindJob:
         allow = self.op_count == 1 and self.vm.allows_resident_eviction()
         xe_bo_validate(bo, self.vm, allow)
 
-    def _prepare_remnant(self, vma: XeVma) -> None:
-        bo = vma.bo
-        if bo is None:
-            return
-        self.xe.policy.late_gate(bo)
-        if vma.attr.purgeable_state is WILLNEED and self.vm.mode is not VmMode.FAULT:
-            self.validate(bo)
-
     def run_late(self) -> None:
         """Everything that needs all BOs locked (kernel: ``vm_bind_ioctl_ops_lock_and_prep``)."""
         self.xe.faults.check("vm_bind_ioctl_ops_lock_and_prep")
-        for step in self.late:
-            step()
+        for step, args in self.late:
+            step(self, *args)
 
     def commit(self) -> list[XeBo]:
         """The old VMAs end; returns the BOs that lost a reference by it."""
@@ -820,7 +810,24 @@ def _op_map(job: _BindJob, op: BindOp) -> None:
     job.insert(start, end, bo, op.offset, op.flags, XeVmaMemAttr(op.pat_index), False)
     if bo is not None:
         validate = job.vm.mode is not VmMode.FAULT or bool(op.flags & FLAG_IMMEDIATE)
-        job.late.append(lambda: job.prepare_map(bo, validate))
+        job.late.append((_prepare_map, (bo, validate)))
+
+
+def _prepare_map(job: _BindJob, bo: XeBo, validate: bool) -> None:
+    """Late part of a MAP: the gate of the older policies, then a place for the BO."""
+    job.xe.policy.late_gate(bo)
+    if validate:
+        job.validate(bo)
+
+
+def _prepare_remnant(job: _BindJob, vma: XeVma) -> None:
+    """The same for what a split left, unless a later op of the array took it."""
+    bo = vma.bo
+    if bo is None:
+        return
+    job.xe.policy.late_gate(bo)
+    if vma.attr.purgeable_state is WILLNEED and job.vm.mode is not VmMode.FAULT:
+        job.validate(bo)
 
 
 def _with_default_mirrors(vm: XeVm, op: BindOp, start: int, end: int) -> tuple[int, int]:
@@ -858,7 +865,7 @@ def _is_mapped(vm: XeVm, vma: XeVma) -> bool:
 
 def _op_prefetch(job: _BindJob, op: BindOp) -> None:
     vmas = job.vm.gpuvm.find_range(op.addr, op.end)
-    job.late.append(lambda: _prefetch(job, vmas, op.region))
+    job.late.append((_prefetch, (vmas, op.region)))
 
 
 def _prefetch(job: _BindJob, vmas: list[XeVma], region: int) -> None:

@@ -227,9 +227,18 @@ def _split_edges(vm: XeVm, start: int, end: int) -> None:
 
 
 def _split(vm: XeVm, vma: XeVma, edge: int) -> None:
+    """Make two VMAs of one without a BO; all or nothing."""
     vm.gpuvm.remove(vma)
-    for start, end in ((vma.start, edge), (edge, vma.end)):
-        xe_vma_create(vm, start, end, None, 0, vma.flags, vma.attr.copy(), False)
+    made: list[XeVma] = []
+    try:
+        for start, end in ((vma.start, edge), (edge, vma.end)):
+            attr = vma.attr.copy()
+            made.append(xe_vma_create(vm, start, end, None, 0, vma.flags, attr, False))
+    except KernelError:
+        for half in made:
+            vm.gpuvm.remove(half)
+        vm.gpuvm.insert(vma)
+        raise
 
 
 def _check_pat_range(xe: XeDevice, vmas: list[XeVma], pat_index: int) -> None:
