@@ -5,6 +5,7 @@
  *   cc -O2 -o client client.c
  *   ./client PATH KIND COUNT CPU      (CPU -1: not pinned)
  *
+ * Kinds that end in 64 work with any server that takes 64-byte blocks, the others with the mock.
  * Prints one line of JSON, times in nanoseconds.
  */
 #define _GNU_SOURCE
@@ -16,8 +17,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "requests.h"
 
 #define BLOCK_SIZE 64 /* bytes */
 #define WARM_UP 2000  /* calls that are not counted */
@@ -44,9 +48,109 @@ static int step_write_read(int fd)
 	return read(fd, block, BLOCK_SIZE) == BLOCK_SIZE ? 0 : -1;
 }
 
+static int step_version_null(int fd)
+{
+	struct version_request version = { 0 };
+
+	return ioctl(fd, VERSION_IOCTL, &version) < 0 ? -1 : 0;
+}
+
+static int step_version_strings(int fd)
+{
+	static char name[64], date[64], desc[64];
+	struct version_request version = {
+		.name_len = sizeof(name), .name = (uintptr_t)name,
+		.date_len = sizeof(date), .date = (uintptr_t)date,
+		.desc_len = sizeof(desc), .desc = (uintptr_t)desc,
+	};
+
+	return ioctl(fd, VERSION_IOCTL, &version) < 0 ? -1 : 0;
+}
+
+static int step_version_frame(int fd)
+{
+	struct version_frame frame = {
+		.magic = FRAME_REQUEST_MAGIC,
+		.length = sizeof(frame),
+		.cmd = VERSION_IOCTL,
+		.arg_length = sizeof(frame.arg),
+	};
+	struct version_reply reply;
+
+	if (write(fd, &frame, sizeof(frame)) != sizeof(frame))
+		return -1;
+	if (read(fd, &reply, sizeof(reply)) != sizeof(reply))
+		return -1;
+	errno = -reply.result;
+	return reply.result ? -1 : 0;
+}
+
+#define BO_SIZE 0x10000		/* bytes */
+#define BO_ADDRESS 0x100000	/* in the VM */
+
+static struct vm_bind_request map_bo, unmap_bo;
+static struct madvise_request advice;
+static uint32_t retained;
+
+/* A BO and a VM to bind it in. */
+static int prepare_bind(int fd)
+{
+	struct gem_create_request bo = {
+		.size = BO_SIZE, .placement = PLACEMENT_VRAM, .cpu_caching = CACHING_WC,
+	};
+	struct vm_create_request vm = { 0 };
+
+	if (ioctl(fd, GEM_CREATE_IOCTL, &bo) < 0 || ioctl(fd, VM_CREATE_IOCTL, &vm) < 0)
+		return -1;
+	map_bo = (struct vm_bind_request){
+		.vm_id = vm.vm_id, .num_binds = 1,
+		.bind = { .pat_index = PAT_WRITE_BACK, .range = BO_SIZE, .addr = BO_ADDRESS },
+	};
+	unmap_bo = map_bo;
+	map_bo.bind.op = BIND_OP_MAP;
+	map_bo.bind.obj = bo.handle;
+	unmap_bo.bind.op = BIND_OP_UNMAP;
+	return 0;
+}
+
+static int step_bind_pair(int fd)
+{
+	if (ioctl(fd, VM_BIND_IOCTL, &map_bo) < 0)
+		return -1;
+	return ioctl(fd, VM_BIND_IOCTL, &unmap_bo) < 0 ? -1 : 0;
+}
+
+static int prepare_madvise(int fd)
+{
+	if (prepare_bind(fd) || ioctl(fd, VM_BIND_IOCTL, &map_bo) < 0)
+		return -1;
+	advice = (struct madvise_request){
+		.vm_id = map_bo.vm_id, .start = BO_ADDRESS, .range = BO_SIZE,
+		.type = MADVISE_PURGEABLE, .purge_state = WILLNEED,
+		.retained_ptr = (uintptr_t)&retained,
+	};
+	return 0;
+}
+
+/* A change of state each time. */
+static int step_madvise(int fd)
+{
+	advice.purge_state = advice.purge_state == WILLNEED ? DONTNEED : WILLNEED;
+	retained = 0;
+	if (ioctl(fd, MADVISE_IOCTL, &advice) < 0)
+		return -1;
+	errno = ENODATA;
+	return retained == 1 ? 0 : -1;
+}
+
 static const struct kind kinds[] = {
 	{ "ioctl64", NULL, step_ioctl },
 	{ "write_read64", NULL, step_write_read },
+	{ "version_null", NULL, step_version_null },
+	{ "version_strings", NULL, step_version_strings },
+	{ "version_frame", NULL, step_version_frame },
+	{ "bind_pair", prepare_bind, step_bind_pair },
+	{ "madvise", prepare_madvise, step_madvise },
 };
 
 static const struct kind *find_kind(const char *name)
@@ -121,6 +225,8 @@ int main(int argc, char **argv)
 	}
 	if (cpu >= 0)
 		pin(cpu);
+	/* The mock reads and writes our memory, which Yama may reserve to tracers. */
+	prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0);
 	int fd = open(argv[1], O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		die(argv[1]);

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from uapi import drm, xe_drm, xe_mock
-from xedev.client import IN, Buffer, Device, IoctlError, Transport, UserFence
+from xedev.client import Device, IoctlError, Transport, UserFence
 from xedev.client.ioctls import Call
 from xedev.client.memory import (
     PAT_INDEX_WB,
@@ -190,14 +190,15 @@ def test_unreachable_pointers(device: Device) -> None:
 def test_userptr(device: Device) -> None:
     vm = device.vm_create()
     memory = mmap.mmap(-1, 2 * PAGE)
-    pages = (ctypes.c_char * (2 * PAGE)).from_buffer(memory)
-    buffer = Buffer(pages, IN)
-    device.vm_bind(vm, [op_map_userptr(buffer.address, ADDR, 2 * PAGE)], buffers=[buffer])
+    pages = ctypes.c_char.from_buffer(memory)
+    address = ctypes.addressof(pages)
+    device.vm_bind(vm, [op_map_userptr(address, ADDR, 2 * PAGE)])
     (attr,) = device.vm_query_mem_range_attrs(vm, ADDR, PAGE)
     assert (attr.start, attr.end) == (ADDR, ADDR + 2 * PAGE)
     device.vm_bind(vm, [op_unmap(ADDR, 2 * PAGE)])
-    del pages, buffer
+    del pages
     memory.close()
+    refused(errno.EFAULT, lambda: device.vm_bind(vm, [op_map_userptr(address, ADDR, PAGE)]))
 
 
 def test_prefetch(device: Device) -> None:

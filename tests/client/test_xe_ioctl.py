@@ -115,8 +115,6 @@ def test_binds(fd: Device, flags: int) -> None:
 
 
 def test_userptr(fd: Device) -> None:
-    if fd.transport.name == "write/read":
-        pytest.skip("a frame brings only the memory that is listed; see Device.vm_bind")
     vm = xe_ioctl.xe_vm_create(fd, 0, 0)
     memory = mmap.mmap(-1, 2 * PAGE)
     page = ctypes.c_char.from_buffer(memory)

@@ -166,6 +166,14 @@ class Model:
         """Files that have a handle for a BO."""
         return set(self._bos[bo].handles)
 
+    def pages(self, bo: str) -> int:
+        """Size of a BO."""
+        return self._bos[bo].pages
+
+    def file_of(self, vm: str) -> str:
+        """The file that a VM belongs to."""
+        return self._vms[vm].file
+
     def vma_ranges(self, vm: str) -> list[tuple[int, int, str, State]]:
         """VMAs of a VM as (start, end, BO, advice), lowest address first."""
         tree = sorted(self._vms[vm].tree, key=lambda vma: vma.start)
@@ -536,8 +544,12 @@ class Model:
 
 
 _CALLS: dict[type[Step], Callable[[Model, Any], Result]] = {
-    ops.Create: lambda model, step: model.create(step.bo, pages=step.pages, vm=step.vm),
-    ops.ImportForeign: lambda model, step: model.import_foreign(step.bo, pages=step.pages),
+    ops.Create: lambda model, step: model.create(
+        step.bo, pages=step.pages, vm=step.vm, file=step.file
+    ),
+    ops.ImportForeign: lambda model, step: model.import_foreign(
+        step.bo, pages=step.pages, file=step.file
+    ),
     ops.Bind: lambda model, step: model.bind(step.vm, step.start, step.pages, step.bo),
     ops.Unbind: lambda model, step: model.unbind(step.vm, step.start, step.pages),
     ops.UnmapAll: lambda model, step: model.unmap_all(step.vm, step.bo),
@@ -551,5 +563,7 @@ _CALLS: dict[type[Step], Callable[[Model, Any], Result]] = {
     ops.Import: lambda model, step: model.import_fd(step.fd, step.file),
     ops.CloseFd: lambda model, step: model.close_fd(step.fd),
     ops.GemClose: lambda model, step: model.gem_close(step.bo, step.file),
+    ops.VmCreate: lambda model, step: model.create_vm(step.vm, step.file),
     ops.VmDestroy: lambda model, step: model.vm_destroy(step.vm),
+    ops.CloseFile: lambda model, step: model.close_file(step.file),
 }

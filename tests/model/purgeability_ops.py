@@ -22,6 +22,7 @@ __all__ = (
     "Bind",
     "BoState",
     "CloseFd",
+    "CloseFile",
     "Create",
     "Export",
     "Fault",
@@ -40,6 +41,7 @@ __all__ = (
     "Unbind",
     "Unmap",
     "UnmapAll",
+    "VmCreate",
     "VmDestroy",
 )
 
@@ -76,19 +78,21 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """GEM_CREATE of a system BO in f1, populated at once; ``vm`` makes it private to that VM."""
+    """GEM_CREATE of a BO, populated at once; ``vm`` makes it private to that VM."""
 
     bo: str
     pages: int = DEFAULT_PAGES
     vm: str | None = None
+    file: str = DEFAULT_FILE
 
 
 @dataclass(frozen=True, slots=True)
 class ImportForeign:
-    """FD_TO_HANDLE in f1 of a dma-buf that another driver exported."""
+    """FD_TO_HANDLE of a dma-buf that another driver exported."""
 
     bo: str
     pages: int = DEFAULT_PAGES
+    file: str = DEFAULT_FILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,10 +227,25 @@ class GemClose:
 
 
 @dataclass(frozen=True, slots=True)
+class VmCreate:
+    """VM_CREATE; a vector declares its VMs instead."""
+
+    vm: str
+    file: str = DEFAULT_FILE
+
+
+@dataclass(frozen=True, slots=True)
 class VmDestroy:
     """VM_DESTROY."""
 
     vm: str
+
+
+@dataclass(frozen=True, slots=True)
+class CloseFile:
+    """close(2) of a DRM file, with all that it owns."""
+
+    file: str
 
 
 Step: TypeAlias = (
@@ -245,7 +264,9 @@ Step: TypeAlias = (
     | Import
     | CloseFd
     | GemClose
+    | VmCreate
     | VmDestroy
+    | CloseFile
 )
 
 #: Name in the data -> class.
@@ -265,6 +286,8 @@ STEPS: dict[str, type[Step]] = {
     "import": Import,
     "close_fd": CloseFd,
     "gem_close": GemClose,
+    "vm_create": VmCreate,
     "vm_destroy": VmDestroy,
+    "close_file": CloseFile,
 }
 ARRAY_OPS: dict[str, type[ArrayOp]] = {"map": Map, "unmap": Unmap}

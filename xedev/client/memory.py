@@ -166,6 +166,11 @@ def _inputs(objects: Sequence[Struct]) -> list[Buffer]:
     return [Buffer(obj, IN) for obj in objects]
 
 
+def _userptrs(ops: Sequence[xe_drm.drm_xe_vm_bind_op]) -> list[Buffer]:
+    userptr = xe_drm.DRM_XE_VM_BIND_OP_MAP_USERPTR
+    return [Buffer.at(op.userptr, op.range) for op in ops if op.op == userptr]
+
+
 class MemoryIoctls(Ioctls):
     """BOs, VMs, binds and advice. Sizes, ranges and offsets are bytes, addresses the GPU's."""
 
@@ -247,7 +252,7 @@ class MemoryIoctls(Ioctls):
         ``xe_vm_bind_ioctl``).
 
         Build ``ops`` with `op_map` and its like. ``buffers``: memory that ``ops`` or ``syncs``
-        point to, beyond the cells of `UserFence`.
+        point to, beyond the cells of `UserFence` and what MAP_USERPTR maps.
 
         EINVAL: unknown VM; an operation that makes no sense; mapping a PURGED BO. EBUSY: mapping
         a DONTNEED BO. ENOENT: unknown handle or queue; the VM was closed. EFAULT: unreadable
@@ -270,7 +275,7 @@ class MemoryIoctls(Ioctls):
         elif ops:
             arg.vector_of_binds = ctypes.addressof(op_array)
             arrays.append(Buffer(op_array, IN))
-        self.ioctl(xe_drm.DRM_IOCTL_XE_VM_BIND, arg, [*arrays, *cells, *buffers])
+        self.ioctl(xe_drm.DRM_IOCTL_XE_VM_BIND, arg, [*arrays, *cells, *_userptrs(ops), *buffers])
 
     # --- advice ---------------------------------------------------------------------------
 

@@ -15,12 +15,12 @@ import os
 import select
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from uapi.ioctl import IOC_DIR, IOC_NONE, IOC_READ, IOC_SIZE
 from uapi.registry import lookup
 from uapi.xe_mock import (
+    XE_MOCK_FRAME_MAX,
     XE_MOCK_REPLY_MAGIC,
     XE_MOCK_WINDOW_IN,
     XE_MOCK_WINDOW_OUT,
@@ -51,6 +51,9 @@ OUT = XE_MOCK_WINDOW_OUT
 # libdrm's drmIoctl starts an ioctl over after these two, and programs rely on it.
 _TRY_AGAIN = (_errno.EINTR, _errno.EAGAIN)
 
+#: Bytes asked of read(2) when no more are known to come; a larger buffer costs time.
+_READ_SIZE = 1 << 14
+
 
 class IoctlError(OSError):
     """The driver refused an ioctl.
@@ -75,33 +78,56 @@ class IoctlError(OSError):
         return f"{self.name}: {code}: {self.reason or self.strerror}"
 
 
-@dataclass(frozen=True, slots=True)
 class Buffer:
     """Memory of ours that an ioctl's argument points to.
 
     ``obj`` is the ctypes object that owns the memory, ``flags`` says who uses it: ``IN``, ``OUT``.
     """
 
-    obj: Any
-    flags: int
+    __slots__ = ("address", "flags", "obj", "size")
 
-    @property
-    def address(self) -> int:
-        """Where it lies, as the argument's pointer field says it."""
-        return ctypes.addressof(self.obj)
+    def __init__(self, obj: Any, flags: int) -> None:
+        self.obj = obj
+        self.flags = flags
+        #: Where it lies, as the argument's pointer field says it.
+        self.address = ctypes.addressof(obj)
+        #: Bytes.
+        self.size = ctypes.sizeof(obj)
 
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return ctypes.sizeof(self.obj)
+    @classmethod
+    def at(cls, address: int, size: int) -> Buffer:
+        """Input that is known by its address alone, and need not be there (EFAULT then)."""
+        buffer = cls.__new__(cls)
+        buffer.obj = None
+        buffer.flags = IN
+        buffer.address = address
+        buffer.size = size
+        return buffer
 
-    def contents(self) -> bytes:
-        """A copy of what it holds."""
+    def contents(self) -> bytes | None:
+        """A copy of what it holds; None when there is no memory at its address."""
+        if self.obj is None:
+            return _copy_own_memory(self.address, self.size)
         return ctypes.string_at(self.address, self.size)
 
     def fill(self, data: bytes) -> None:
         """Replace the first ``len(data)`` bytes."""
         ctypes.memmove(self.address, data, min(len(data), self.size))
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_size_t), ("length", ctypes.c_size_t))
+
+
+def _copy_own_memory(address: int, size: int) -> bytes | None:
+    """Read our own memory as another process would: where there is none, nothing crashes."""
+    copy = ctypes.create_string_buffer(size)
+    to = _Iovec(ctypes.addressof(copy), size)
+    source = _Iovec(address, size)
+    read = ctypes.CDLL(None).process_vm_readv
+    read.restype = ctypes.c_ssize_t
+    args = (ctypes.byref(to), ctypes.c_ulong(1), ctypes.byref(source), ctypes.c_ulong(1))
+    return copy.raw if read(os.getpid(), *args, ctypes.c_ulong(0)) == size else None
 
 
 class Transport(Protocol):
@@ -227,7 +253,9 @@ class FrameTransport(_Node):
         self._pending: dict[int, Reply | None] = {}
         self._someone_reads = False
         self._broken: str | None = None
-        self._received = bytearray()  # only the reader touches it
+        # Only the reader touches these two: what arrived, and what its last frame still lacks.
+        self._received = bytearray()
+        self._missing = 0
 
     def ioctl(self, cmd: int, arg: ctypes.Structure | None, buffers: Sequence[Buffer] = ()) -> int:
         """Run an ioctl; `IoctlError` with its errno.
@@ -265,7 +293,7 @@ class FrameTransport(_Node):
             raise RuntimeError("a forked child must open the node again to use frames")
         cookie = next(self._cookies)
         try:
-            frame = pack_request(cookie, cmd, argument, [_window(buffer) for buffer in buffers])
+            frame = pack_request(cookie, cmd, argument, _windows(buffers))
         except FrameError as error:
             raise IoctlError(_errno.EMSGSIZE, cmd, str(error)) from error
         self._pending[cookie] = None
@@ -345,6 +373,7 @@ class FrameTransport(_Node):
         while True:
             length = peek_length(self._received, XE_MOCK_REPLY_MAGIC)
             if length is None or length > len(self._received):
+                self._missing = 0 if length is None else length - len(self._received)
                 return
             replies.append(unpack_reply(self._received[:length]))
             del self._received[:length]
@@ -352,7 +381,7 @@ class FrameTransport(_Node):
     def _fill(self) -> bool:
         """Append what can be read at once."""
         try:
-            data = os.read(self._fd, 1 << 16)
+            data = os.read(self._fd, max(_READ_SIZE, self._missing))
         except BlockingIOError:
             return False
         if not data:
@@ -375,6 +404,13 @@ def _out(buffers: Sequence[Buffer]) -> list[Buffer]:
     return [buffer for buffer in buffers if buffer.flags & OUT]
 
 
-def _window(buffer: Buffer) -> Window:
-    data = buffer.contents() if buffer.flags & IN else b""
-    return Window(buffer.address, buffer.size, buffer.flags, data)
+def _windows(buffers: Sequence[Buffer]) -> list[Window]:
+    """The buffers as windows; input that is not there is left out, as the driver shall find."""
+    windows: list[Window] = []
+    for buffer in buffers:
+        if buffer.size > XE_MOCK_FRAME_MAX:
+            raise FrameError(f"{buffer.size} bytes of memory do not fit into a frame")
+        data = buffer.contents() if buffer.flags & IN else b""
+        if data is not None:
+            windows.append(Window(buffer.address, buffer.size, buffer.flags, data))
+    return windows

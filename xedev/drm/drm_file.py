@@ -11,6 +11,7 @@ from xedev.drm.drm_gem import DrmGemObject, drm_gem_release
 from xedev.drm.drm_ioctl import drm_ioctl
 from xedev.drm.drm_prime import DrmPrimeFile
 from xedev.kernel.caller import CAP_SYS_ADMIN, Caller
+from xedev.kernel.deferred import Deferred
 from xedev.kernel.errors import KernelError
 from xedev.kernel.files import File
 from xedev.kernel.idr import Idr
@@ -48,6 +49,10 @@ class DrmFile(File):
 
     def ioctl(self, cmd: int, data: int, caller: Caller) -> int:
         """See `xedev.drm.drm_ioctl.drm_ioctl`."""
+        return drm_ioctl(self, cmd, data, caller)  # type: ignore[return-value]
+
+    def ioctl_deferred(self, cmd: int, data: int, caller: Caller) -> int | Deferred[int]:
+        """The same for a transport that finishes late answers by itself."""
         return drm_ioctl(self, cmd, data, caller)
 
     def read(self, size: int, offset: int, nonblock: bool, caller: Caller) -> bytes:

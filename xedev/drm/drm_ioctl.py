@@ -17,6 +17,7 @@ from uapi.drm import DRM_COMMAND_BASE, DRM_COMMAND_END
 from uapi.ioctl import IOC_NR, IOC_READ, IOC_SIZE, IOC_TYPE, IOC_WRITE, IoctlDef
 from xedev.drm.drm_auth import drm_is_current_master
 from xedev.kernel.caller import CAP_SYS_ADMIN, Caller
+from xedev.kernel.deferred import Deferred
 from xedev.kernel.errors import KernelError, errno_name, report_bug
 
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ DRM_RENDER_ALLOW = 1 << 5
 DRM_IOCTL_BASE = ord("d")
 PRIVATE_IOCTL_BASE = ord("x")
 
-Handler = Callable[[Any, Any, Any, Caller], int | None]
-"""``handler(device, args, file, caller)``; returns None (0) or a number >= 0, or raises."""
+Handler = Callable[[Any, Any, Any, Caller], int | Deferred[int] | None]
+"""``handler(device, args, file, caller)``; returns None (0) or a number >= 0, or raises, or answers
+later.  A deferred answer may go on using ``args``: the transport keeps the buffer until then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +95,14 @@ class IoctlTable:
         return row
 
 
-def drm_ioctl(file: DrmFile, cmd: int, data: int, caller: Caller) -> int:
+def drm_ioctl(file: DrmFile, cmd: int, data: int, caller: Caller) -> int | Deferred[int]:
     """Run one ioctl of ``file``.
 
     ``data`` is the address, in this process, of the caller's argument buffer of ``_IOC_SIZE``
     bytes, 0 when the caller's pointer is bad.  It is both copy-in and copy-out: what a handler
     wrote before it failed is visible, as with the kernel.  Returns >= 0 or ``-errno``; the reason
-    of a failure is left in ``caller.reason``.
+    of a failure is left in ``caller.reason``.  A handler that has to wait is waited for here,
+    unless the caller's transport takes the `Deferred` itself.
     """
     device = file.device
     if device.trace.enabled:
@@ -107,19 +110,27 @@ def drm_ioctl(file: DrmFile, cmd: int, data: int, caller: Caller) -> int:
     try:
         found = device.ioctls.by_cmd.get(cmd)
         if found is None or not data or device.wedged or device.unplugged:
-            return _long_way(file, cmd, data, caller)
-        row, from_address, func = found
-        tid = caller.tid
-        if tid != file.last_tid:
-            file.update_pid(caller, tid)
-        if row.flags != DRM_RENDER_ALLOW:
-            drm_ioctl_permit(row.flags, file, caller)
-        return func(device, from_address(data), file, caller) or 0
+            result = _long_way(file, cmd, data, caller)
+        else:
+            row, from_address, func = found
+            tid = caller.tid
+            if tid != file.last_tid:
+                file.update_pid(caller, tid)
+            if row.flags != DRM_RENDER_ALLOW:
+                drm_ioctl_permit(row.flags, file, caller)
+            result = func(device, from_address(data), file, caller)
+        if result is None or isinstance(result, int):
+            return result or 0
+        return _later(result, cmd, caller)
     except KernelError as error:
-        caller.reason = error.reason
-        return -(error.errno or errno.EIO)
+        return _refused(error, caller)
     except Exception:  # noqa: BLE001 - a bug must not look like an answer
         return _bug(cmd, caller)
+
+
+def _refused(error: KernelError, caller: Caller) -> int:
+    caller.reason = error.reason
+    return -(error.errno or errno.EIO)
 
 
 def _bug(cmd: int, caller: Caller) -> int:
@@ -128,7 +139,24 @@ def _bug(cmd: int, caller: Caller) -> int:
     return -errno.EIO
 
 
-def _long_way(file: DrmFile, cmd: int, data: int, caller: Caller) -> int:
+def _later(answer: Deferred[int], cmd: int, caller: Caller) -> int | Deferred[int]:
+    """Wait for an answer, or hand it to a transport that does that by itself; it does not raise
+    then."""
+    if not caller.may_defer:
+        return answer.wait(caller)
+    return answer.then(lambda finish: _guarded(finish, cmd, caller))
+
+
+def _guarded(finish: Callable[[], int], cmd: int, caller: Caller) -> int:
+    try:
+        return finish()
+    except KernelError as error:
+        return _refused(error, caller)
+    except Exception:  # noqa: BLE001 - a bug must not look like an answer
+        return _bug(cmd, caller)
+
+
+def _long_way(file: DrmFile, cmd: int, data: int, caller: Caller) -> int | Deferred[int] | None:
     """Every check in the kernel's order, and its copy rules for sizes that differ."""
     device = file.device
     if IOC_TYPE(cmd) == PRIVATE_IOCTL_BASE:
@@ -150,11 +178,28 @@ def _long_way(file: DrmFile, cmd: int, data: int, caller: Caller) -> int:
         if not data:
             raise KernelError(errno.EFAULT, "the argument cannot be read")
         buffer[:in_size] = ctypes.string_at(data, in_size)
+    return _with_copy_out(lambda: _ioctl_kernel(file, row, buffer, caller), data, buffer, out_size)
+
+
+def _with_copy_out(
+    call: Callable[[], int | Deferred[int] | None], data: int, buffer: bytearray, out_size: int
+) -> int | Deferred[int] | None:
+    """Run ``call``, and copy the buffer out once it has answered or failed."""
+    pending = False
     try:
-        return _ioctl_kernel(file, row, buffer, caller)
+        result = call()
+        if not isinstance(result, Deferred):
+            return result
+        pending = True
+        return result.then(lambda finish: _answered(_with_copy_out(finish, data, buffer, out_size)))
     finally:
-        if out_size:
+        if out_size and not pending:
             _copy_out(data, buffer, out_size)
+
+
+def _answered(result: int | Deferred[int] | None) -> int:
+    assert not isinstance(result, Deferred)
+    return result or 0
 
 
 def _copy_out(data: int, buffer: bytearray, out_size: int) -> None:
@@ -163,13 +208,15 @@ def _copy_out(data: int, buffer: bytearray, out_size: int) -> None:
     ctypes.memmove(data, (ctypes.c_char * out_size).from_buffer(buffer), out_size)
 
 
-def _ioctl_kernel(file: DrmFile, row: IoctlDesc, buffer: bytearray, caller: Caller) -> int:
+def _ioctl_kernel(
+    file: DrmFile, row: IoctlDesc, buffer: bytearray, caller: Caller
+) -> int | Deferred[int] | None:
     tid = caller.tid
     if tid != file.last_tid:
         file.update_pid(caller, tid)
     drm_ioctl_permit(row.flags, file, caller)
     args = row.struct.from_buffer(buffer) if row.struct is not None else None
-    return row.func(file.device, args, file, caller) or 0
+    return row.func(file.device, args, file, caller)
 
 
 def drm_ioctl_permit(flags: int, file: DrmFile, caller: Caller) -> None:
@@ -184,15 +231,23 @@ def drm_ioctl_permit(flags: int, file: DrmFile, caller: Caller) -> None:
         raise KernelError(errno.EACCES, "not for render nodes")
 
 
-def _traced(file: DrmFile, cmd: int, data: int, caller: Caller) -> int:
+def _traced(file: DrmFile, cmd: int, data: int, caller: Caller) -> int | Deferred[int]:
     """As `drm_ioctl`, and tell the listeners; arguments are decoded after the call."""
     try:
         result = _long_way(file, cmd, data, caller)
+        if isinstance(result, Deferred):
+            result = _later(result, cmd, caller)
     except KernelError as error:
-        caller.reason = error.reason
-        result = -(error.errno or errno.EIO)
+        result = _refused(error, caller)
     except Exception:  # noqa: BLE001 - a bug must not look like an answer
         result = _bug(cmd, caller)
+    if isinstance(result, Deferred):
+        return result.then(lambda finish: _tell(file, cmd, data, caller, finish()))
+    return _tell(file, cmd, data, caller, result or 0)
+
+
+def _tell(file: DrmFile, cmd: int, data: int, caller: Caller, result: int) -> int:
+    """Emit the event of one ioctl; returns its result."""
     row = file.device.ioctls.by_nr.get(IOC_NR(cmd)) if IOC_TYPE(cmd) == DRM_IOCTL_BASE else None
     name, args, text = _decode(row, cmd, data)
     file.device.trace.emit(

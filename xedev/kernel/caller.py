@@ -25,6 +25,8 @@ class Caller(ABC):
     __slots__ = ("reason",)
 
     reason: str
+    may_defer = False
+    """Whether the transport takes a `Deferred` for an answer and finishes it by itself."""
 
     @property
     @abstractmethod

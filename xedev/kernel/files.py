@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from uapi.xe_mock import XE_MOCK_TOKEN_BASE
 from xedev.kernel.caller import Caller
+from xedev.kernel.deferred import Deferred
 from xedev.kernel.errors import KernelError
 
 __all__ = ("POLLERR", "POLLHUP", "POLLIN", "POLLOUT", "POLLRDNORM", "FdTokens", "File")
@@ -36,6 +37,11 @@ class File(ABC):
     def ioctl(self, cmd: int, data: int, caller: Caller) -> int:
         """Run one ioctl.  ``data`` is the address of the argument buffer in *this* process
         (0: none); its size and direction are in ``cmd``.  Returns >= 0 or ``-errno``."""
+
+    def ioctl_deferred(self, cmd: int, data: int, caller: Caller) -> int | Deferred[int]:
+        """As `ioctl`, for a transport that cannot sleep: ``caller.may_defer`` is true, and the
+        answer may be a `Deferred`, whose ``finish`` then gives the number."""
+        return self.ioctl(cmd, data, caller)
 
     def read(self, size: int, offset: int, nonblock: bool, caller: Caller) -> bytes:
         """read(2); ``EINVAL`` unless the file can be read."""

@@ -32,11 +32,26 @@ class WaitQueue:
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._waiters = 0
+        self._wakers: list[Callable[[], None]] = []
 
     def wake_up(self) -> None:
         """Make every sleeper look at its condition again."""
         with self._condition:
             self._condition.notify_all()
+            wakers = list(self._wakers)
+        for waker in wakers:
+            waker()
+
+    def add_waker(self, waker: Callable[[], None]) -> Callable[[], None]:
+        """Have ``waker`` called at every `wake_up`, for who cannot sleep; returns what ends it."""
+        with self._condition:
+            self._wakers.append(waker)
+
+        def remove() -> None:
+            with self._condition:
+                self._wakers.remove(waker)
+
+        return remove
 
     def wait_event(
         self, predicate: Callable[[], bool], caller: Caller, timeout: float | None = None

@@ -80,6 +80,8 @@ BIND_FLAGS = (
     | FLAG_AUTORESET
     | FLAG_DECOMPRESS
 )
+FORCE_OP_ERROR = 1 << 31
+"""A debug kernel's own flag: the bind fails late, to try the unwinding.  Not in the header."""
 VMA_CREATE_FLAGS = FLAG_READONLY | FLAG_NULL | FLAG_DUMPABLE | FLAG_MIRROR | FLAG_AUTORESET
 """Flags that a VMA keeps, and hands on to what a split leaves of it."""
 
@@ -519,8 +521,9 @@ def _check_bind_op(xe: XeDevice, vm: XeVm, op: BindOp) -> None:
         raise KernelError(errno.EINVAL, f"PAT index {op.pat_index} is reserved")
     if kind > OP_PREFETCH:
         raise KernelError(errno.EINVAL, f"no op {kind}")
-    if flags & ~BIND_FLAGS:
-        raise KernelError(errno.EINVAL, f"unknown flags {flags & ~BIND_FLAGS:#x}")
+    unknown = flags & ~BIND_FLAGS
+    if unknown and not (unknown == FORCE_OP_ERROR and xe.config.debug_kernel):
+        raise KernelError(errno.EINVAL, f"unknown flags {unknown:#x}")
     if flags & ~FLAG_IMMEDIATE or kind != OP_MAP or not op.obj or op.region:
         _check_special_bind_op(xe, op, flags, kind)
     if (op.offset | op.addr | op.range) & PAGE_MASK:
@@ -656,12 +659,13 @@ class _BindJob:
     ones are counted when made.  So a BO never looks unused in between.
     """
 
-    __slots__ = ("_journal", "caller", "late", "op_count", "vm", "xe")
+    __slots__ = ("_journal", "caller", "inject_error", "late", "op_count", "vm", "xe")
 
-    def __init__(self, xe: XeDevice, vm: XeVm, op_count: int, caller: Caller) -> None:
+    def __init__(self, xe: XeDevice, vm: XeVm, ops: list[BindOp], caller: Caller) -> None:
         self.xe = xe
         self.vm = vm
-        self.op_count = op_count
+        self.op_count = len(ops)
+        self.inject_error = any(op.flags & FORCE_OP_ERROR for op in ops)
         self.caller = caller
         self._journal: list[tuple[bool, XeVma]] = []
         self.late: list[_LateStep] = []
@@ -718,6 +722,8 @@ class _BindJob:
     def run_late(self) -> None:
         """Everything that needs all BOs locked (kernel: ``vm_bind_ioctl_ops_lock_and_prep``)."""
         self.xe.faults.check("vm_bind_ioctl_ops_lock_and_prep")
+        if self.inject_error:
+            raise KernelError(errno.ENOSPC, "the error that the op asked for")
         for step, args in self.late:
             step(self, *args)
 
@@ -750,7 +756,7 @@ def _vm_bind_ioctl_ops_execute(xe: XeDevice, vm: XeVm, ops: list[BindOp], caller
     locks = _LockedResvs(vm, _bos_of(vm, ops))
     dropped: list[XeBo] = []
     with locks:
-        job = _BindJob(xe, vm, len(ops), caller)
+        job = _BindJob(xe, vm, ops, caller)
         try:
             for op in ops:
                 _OPS[op.op](job, op)

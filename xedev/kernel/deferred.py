@@ -1,0 +1,52 @@
+"""Answers that are not ready yet.
+
+A handler that has to wait returns a `Deferred`: what it waits for, and what it answers then.  A
+transport with a thread for each request sleeps in place.  A transport that serves all requests from
+one loop says so (`Caller.may_defer`), gets the object itself, goes on with its other work and
+finishes it when it is ready.  The handler never knows which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from xedev.kernel.caller import Caller
+from xedev.kernel.wait import WaitQueue
+
+__all__ = ("Deferred",)
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+class Deferred(Generic[T]):
+    """``finish()`` is the answer, once ``ready()`` holds; ``queue`` is woken when it may.
+
+    With a ``timeout`` in seconds the answer is also due when that has passed, ready or not;
+    ``finish`` looks for itself which it was.
+    """
+
+    __slots__ = ("finish", "queue", "ready", "timeout")
+
+    def __init__(
+        self,
+        queue: WaitQueue,
+        ready: Callable[[], bool],
+        finish: Callable[[], T],
+        timeout: float | None = None,
+    ) -> None:
+        self.queue = queue
+        self.ready = ready
+        self.finish = finish
+        self.timeout = timeout
+
+    def then(self, convert: Callable[[Callable[[], T]], U]) -> Deferred[U]:
+        """The same wait with another end: ``convert`` gets the old one and answers."""
+        finish = self.finish
+        return Deferred(self.queue, self.ready, lambda: convert(finish), self.timeout)
+
+    def wait(self, caller: Caller) -> T:
+        """Sleep until it is due, then finish; ``EINTR`` when a signal comes first."""
+        self.queue.wait_event(self.ready, caller, self.timeout)
+        return self.finish()
