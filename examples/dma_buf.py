@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from uapi import xe_drm
-from xedev.client import Device
+from xedev.client import Device, IoctlError
 from xedev.client.control import ControlFiles, Controls, LocalControls
 from xedev.client.xe_ioctl import (
     xe_bo_create,
@@ -53,6 +53,15 @@ class Step:
     retained: int | None = None
 
 
+def text_of(seen: Seen, retained: int | None) -> str:
+    """State and counts as text."""
+    state, vma_count, willneed_count = seen or ("-", "-", "-")
+    return (
+        f"retained={'-' if retained is None else retained} state={state}"
+        f" vma_count={vma_count} willneed_count={willneed_count}"
+    )
+
+
 class Exported:
     """A BO that is mapped in a VM and exported."""
 
@@ -61,10 +70,10 @@ class Exported:
         self.controls = controls
         self.size = xe_get_default_alignment(device)
         self.by = "evict" if xe_has_vram(device) else "shrink"
-        self.bo = xe_bo_create(device, 0, self.size, vram_if_possible(device, 0), 0)
+        self.bo = xe_bo_create(device, 0, self.size, vram_if_possible(device, 0))
         # The handle will go while the BO lives on, so the mock is asked by the BO's own number.
         self.id = device.bo_info(self.bo).id
-        self.vm = xe_vm_create(device, 0, 0)
+        self.vm = xe_vm_create(device)
         self.fd = -1
 
     def bind(self) -> None:
@@ -117,14 +126,11 @@ class Exported:
         """Go through steps and print what is seen; False after the first surprise."""
         for step in steps:
             retained = step.action()
-            seen = self.look_for(step.expected)
-            state, vmas, willneed = seen or ("-", "-", "-")
-            print(
-                f"{step.text:44} retained={'-' if retained is None else retained}"
-                f" state={state} vma_count={vmas} willneed_count={willneed}"
-            )
-            if (seen, retained) != (step.expected, step.retained):
-                print(f"surprise: expected {step}", file=sys.stderr)
+            seen = text_of(self.look_for(step.expected), retained)
+            print(f"{step.text:44} {seen}")
+            expected = text_of(step.expected, step.retained)
+            if seen != expected:
+                print(f"surprise: expected {expected}", file=sys.stderr)
                 return False
         return True
 
@@ -173,6 +179,16 @@ STORIES = {
 }
 
 
+def tell(device: Device, controls: Controls) -> bool:
+    """Run both stories, each with a BO of its own; False after the first surprise."""
+    for title, middle in STORIES.items():
+        print(f"\n{title}")
+        x = Exported(device, controls)
+        if not x.run(held_by_the_dma_buf(x) + middle(x) + released(x)):
+            return False
+    return True
+
+
 def open_node(node: str) -> tuple[Device, Controls]:
     """The device of a node, or one in this process; and the mock's control files."""
     if node != "in-process":
@@ -191,14 +207,16 @@ def main() -> int:
     """Run the stories; 1 after a surprise."""
     parser = argparse.ArgumentParser(description="An exported buffer object.")
     parser.add_argument("node", nargs="?", default="in-process", metavar="NODE")
-    device, controls = open_node(parser.parse_args().node)
-    with device:
-        for title, middle in STORIES.items():
-            print(f"\n{title}")
-            x = Exported(device, controls)
-            if not x.run(held_by_the_dma_buf(x) + middle(x) + released(x)):
-                return 1
-    return 0
+    node = parser.parse_args().node
+    try:
+        device, controls = open_node(node)
+        with device:
+            return 0 if tell(device, controls) else 1
+    except IoctlError as refusal:
+        print(f"surprise: {refusal}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        parser.error(f"{node}: {error}")
 
 
 if __name__ == "__main__":

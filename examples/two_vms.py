@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from uapi import xe_drm, xe_mock
-from xedev.client import Device
+from xedev.client import Device, IoctlError
 from xedev.client.control import ControlFiles, Controls, LocalControls
 from xedev.client.xe_ioctl import (
     xe_bo_create,
@@ -51,6 +51,14 @@ class Step:
     retained: int | None = None
 
 
+def look(state: str, vma_count: int, willneed_count: int, retained: int | None) -> str:
+    """State and counts as text."""
+    return (
+        f"retained={'-' if retained is None else retained} state={state}"
+        f" vma_count={vma_count} willneed_count={willneed_count}"
+    )
+
+
 class TwoVms:
     """A BO and the two VMs that map it."""
 
@@ -59,9 +67,9 @@ class TwoVms:
         self.controls = controls
         self.size = xe_get_default_alignment(device)
         self.by = "evict" if xe_has_vram(device) else "shrink"
-        self.bo = xe_bo_create(device, 0, self.size, vram_if_possible(device, 0), 0)
-        self.vm1 = xe_vm_create(device, 0, 0)
-        self.vm2 = xe_vm_create(device, 0, 0)
+        self.bo = xe_bo_create(device, 0, self.size, vram_if_possible(device, 0))
+        self.vm1 = xe_vm_create(device)
+        self.vm2 = xe_vm_create(device)
 
     def bind(self, vm: int) -> None:
         """Map the BO; each VM has its own addresses."""
@@ -104,13 +112,11 @@ class TwoVms:
         for step in self.steps():
             retained = step.action()
             info = self.device.bo_info(self.bo)
-            seen = (STATE_NAMES[info.state], info.vma_count, info.willneed_count, retained)
-            print(
-                f"{step.text:36} retained={'-' if retained is None else retained}"
-                f" state={seen[0]} vma_count={seen[1]} willneed_count={seen[2]}"
-            )
-            if seen != (step.state, step.vma_count, step.willneed_count, step.retained):
-                print(f"surprise: expected {step}", file=sys.stderr)
+            seen = look(STATE_NAMES[info.state], info.vma_count, info.willneed_count, retained)
+            print(f"{step.text:36} {seen}")
+            expected = look(step.state, step.vma_count, step.willneed_count, step.retained)
+            if seen != expected:
+                print(f"surprise: expected {expected}", file=sys.stderr)
                 return False
         self.device.gem_close(self.bo)
         return True
@@ -134,9 +140,16 @@ def main() -> int:
     """Run the story; 1 after a surprise."""
     parser = argparse.ArgumentParser(description="One buffer object in two address spaces.")
     parser.add_argument("node", nargs="?", default="in-process", metavar="NODE")
-    device, controls = open_node(parser.parse_args().node)
-    with device:
-        return 0 if TwoVms(device, controls).run() else 1
+    node = parser.parse_args().node
+    try:
+        device, controls = open_node(node)
+        with device:
+            return 0 if TwoVms(device, controls).run() else 1
+    except IoctlError as refusal:
+        print(f"surprise: {refusal}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        parser.error(f"{node}: {error}")
 
 
 if __name__ == "__main__":

@@ -257,6 +257,8 @@ class Model:
         target, found = self._vms[vm], self._bos[bo]
         if target.file not in found.handles:
             return Result("ENOENT")
+        if found.private_to not in (None, vm):
+            return Result("EINVAL")
         mine = [vma for vma in found.vmas if vma.vm is target]
         for vma in mine:
             target.tree.remove(vma)

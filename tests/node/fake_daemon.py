@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import json
 import logging
+import os
 import signal
 import sys
 
@@ -26,7 +27,7 @@ def main(directory: str, backend: BackendName) -> None:
         tree,
         directory,
         backend=backend,
-        allow_other=True,
+        allow_other=os.geteuid() == 0,  # others need a line in fuse.conf
         on_ready=lambda: print("ready", flush=True),
     )
     tree.errors = lambda: adapter.errors

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import json
+import os
 import resource
 import stat
 import threading
@@ -213,6 +214,7 @@ class FakeTree:
             "/statistics": stat.S_IFREG | 0o600,
             "/link": stat.S_IFLNK | 0o777,
         }
+        self._owner = os.geteuid(), os.getegid()
         self._owners: dict[str, tuple[int, int]] = {}
         self._inodes = {path: 100 + i for i, path in enumerate(self._modes)}
         self.ioctls: dict[int, Callable[[FakeFile, int, Caller], int]] = {
@@ -237,7 +239,7 @@ class FakeTree:
         """ENOENT for what is not there (any more)."""
         if path not in self._modes or (path == "/once" and not self.once_is_there):
             raise KernelError(errno.ENOENT, path)
-        uid, gid = self._owners.get(path, (0, 0))
+        uid, gid = self._owners.get(path, self._owner)
         size = SEEKABLE_SIZE if path == "/seekable" else 0
         return Attr(self._inodes[path], self._modes[path], uid, gid, size, 1, 10**9)
 
@@ -256,7 +258,7 @@ class FakeTree:
 
     def chown(self, path: str, uid: int, gid: int) -> None:
         """Keep it; -1 changes nothing."""
-        before = self._owners.get(path, (0, 0))
+        before = self._owners.get(path, self._owner)
         self._owners[path] = (before[0] if uid < 0 else uid, before[1] if gid < 0 else gid)
 
     def truncate(self, path: str, length: int) -> None:

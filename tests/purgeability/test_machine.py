@@ -9,7 +9,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.model.purgeability_ops import POLICIES, Policy
 from tests.purgeability.model_machine import ModelMachine
 
-USUAL = settings(max_examples=60, stateful_step_count=40)
+USUAL = settings(max_examples=500, stateful_step_count=60)
 
 
 def _of_policy(machine, policy):

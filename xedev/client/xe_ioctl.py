@@ -77,7 +77,7 @@ def xe_default_cpu_caching(device: Device, placement: int, flags: int) -> int:
     return default_cpu_caching(placement, flags)
 
 
-def xe_bo_create(device: Device, vm: int, size: int, placement: int, flags: int) -> int:
+def xe_bo_create(device: Device, vm: int, size: int, placement: int, flags: int = 0) -> int:
     """Handle of a new BO; ``vm`` 0 for one that any VM may map.
 
     An integrated device is not asked for visible VRAM: `vram_if_possible` named system memory.
@@ -108,7 +108,7 @@ def gem_close(device: Device, handle: int) -> None:
 # --- address spaces ------------------------------------------------------------------------
 
 
-def xe_vm_create(device: Device, flags: int, ext: int) -> int:
+def xe_vm_create(device: Device, flags: int = 0, ext: int = 0) -> int:
     """Id of a new VM; ``ext`` is the address of an extension, of which there are none yet."""
     arg = xe_drm.drm_xe_vm_create(flags=flags, extensions=ext)
     device.ioctl(xe_drm.DRM_IOCTL_XE_VM_CREATE, arg)

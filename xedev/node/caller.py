@@ -80,7 +80,7 @@ class ProcessCaller(Caller):
 
     @property
     def status(self) -> ThreadStatus:
-        """The thread's line-up in /proc, read once."""
+        """The thread's status, read once."""
         if self._status is None:
             self._status = read_status(self.tid)
         return self._status

@@ -220,8 +220,9 @@ class _Backlog:
 class FrameFile(File):
     """A DRM file of the node that speaks frames.
 
-    Requests run one after the other inside write(2), as the writing process; write(2) itself
-    never sleeps, because the kernel lets only one write(2) at a time into a node.
+    Requests run one after the other inside write(2), as the writing process.  write(2) never waits
+    for room, because the kernel lets only one write(2) at a time into a node: a sleeper there
+    would stop all others.
     """
 
     def __init__(self, file: File) -> None:

@@ -27,7 +27,7 @@ from xedev.node.fuse_binding import (
 )
 from xedev.node.fuse_callbacks import Callbacks
 from xedev.node.fuse_open_files import OpenFiles
-from xedev.node.mounts import abort_connection, canonical, find_mount, unmount_lazily
+from xedev.node.mounts import abort_connection, canonical, find_mount, fusermount, unmount_lazily
 from xedev.node.vfs import Filesystem
 
 __all__ = ("BackendError", "BackendName", "FuseAdapter", "MountError", "load_binding")
@@ -81,10 +81,19 @@ class FuseAdapter:
         self._lookup = FdLookup(self._opens.by_inode)
         self._answers = Answers(self.exit)
         self._callbacks = Callbacks(
-            self.binding, filesystem, self._opens, self._answers, self._lookup.fget, self._greeted
+            self.binding,
+            filesystem,
+            self._opens,
+            self._answers,
+            self._lookup.fget,
+            on_init=self._greeted,
+            on_destroy=self._dismissed,
         )
-        self._wake_reader = self._wake_writer = -1
+        self._lock = threading.Lock()  # of the next three
+        self._wake_writer = -1
         self._fuse = 0  # struct fuse *
+        self._device_fd = -1  # of /dev/fuse
+        self._wake_reader = -1
         self._stopping = False
         self._ended = False
         self._failure: BaseException | None = None
@@ -130,7 +139,8 @@ class FuseAdapter:
         try:
             yield
         finally:
-            self._wake_writer = -1
+            with self._lock:
+                self._wake_writer = -1
             os.close(reader)
             os.close(writer)
 
@@ -165,7 +175,7 @@ class FuseAdapter:
                     self._take_signals()
                 if mounts.fileno() in changed and self._is_cut_off():
                     self._stopping = True
-                if self._fuse and not ready and not self._stopping and not self._ended:
+                if self._device_fd >= 0 and not ready and not self._stopping and not self._ended:
                     ready = True
                     self._announce()
 
@@ -182,10 +192,10 @@ class FuseAdapter:
         libfuse's loop ends then, but not before requests that sleep do.  It is not told when an
         administrator aborts the connection, only when the dead mount is taken away after that.
         """
-        if not self._fuse or self._ended:
+        if self._device_fd < 0:
             return False
         poll = select.poll()
-        poll.register(self.binding.calls.device_fd(self._fuse), 0)
+        poll.register(self._device_fd, 0)
         return bool(poll.poll(0))
 
     def _announce(self) -> None:
@@ -195,8 +205,8 @@ class FuseAdapter:
             self._on_ready()
 
     def _poke(self) -> None:
-        if self._wake_writer >= 0:
-            with contextlib.suppress(BlockingIOError):  # full of wake-ups
+        with self._lock, contextlib.suppress(BlockingIOError):  # full of wake-ups
+            if self._wake_writer >= 0:
                 os.write(self._wake_writer, bytes([_POKE]))
 
     def _stop(self) -> None:
@@ -204,8 +214,9 @@ class FuseAdapter:
         self._stopping = True
         wait.shut_down()
         for _ in range(int(_PATIENCE / _JOIN_INTERVAL)):
-            if self._fuse and not self._ended:
-                self.binding.calls.exit(self._fuse)
+            with self._lock:
+                if self._fuse:
+                    self.binding.calls.exit(self._fuse)
             self._kick()
             self._thread.join(_JOIN_INTERVAL)
             if not self._thread.is_alive():
@@ -266,25 +277,49 @@ class FuseAdapter:
         """``init``: libfuse3 has some options only here."""
         if self.binding.major == 3:
             self.binding.configure(connection, config, int(_INTERRUPT))
-        self._fuse = fuse
+        with self._lock:
+            self._fuse = fuse
+            self._device_fd = self.binding.calls.device_fd(fuse)
         self._poke()
 
+    def _dismissed(self) -> None:
+        """``destroy``: libfuse is about to free ``struct fuse``."""
+        with self._lock:
+            self._fuse = 0
+
     def _explain(self) -> str:
-        if self._fuse:
-            return f"the mount at {self.mountpoint} ended by itself: {self._failure}"
-        return f"cannot mount at {self.mountpoint}: {_why_not(self.mountpoint) or self._failure}"
+        if self._device_fd >= 0:
+            return f"the mount at {self.mountpoint} ended by itself: libfuse says {self._failure}"
+        why = _why_not(self.mountpoint, self._allow_other) or f"libfuse says {self._failure}"
+        return f"cannot mount at {self.mountpoint}: {why}"
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:
     """The wake-up pipe has the signal already."""
 
 
-def _why_not(mountpoint: str) -> str:
-    """The likely cause of a mount that failed; libfuse only prints it."""
+def _why_not(mountpoint: str, allow_other: bool) -> str:
+    """The likely cause of a mount that failed; libfuse itself only prints it."""
     if not os.path.isdir(mountpoint):
         return "there is no such directory"
     if not os.path.exists("/dev/fuse"):
         return "there is no /dev/fuse (modprobe fuse; a container must be given the device)"
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         return "/dev/fuse may not be opened (its mode should be 0666)"
+    if os.geteuid() == 0:
+        return ""
+    if fusermount() is None:
+        return "there is no fusermount3 (apt install fuse3)"
+    if not os.access(mountpoint, os.W_OK):
+        return "the directory belongs to somebody else"
+    if allow_other and not _may_allow_other():
+        return "other users may only be let in if /etc/fuse.conf has the line user_allow_other"
     return ""
+
+
+def _may_allow_other() -> bool:
+    try:
+        with open("/etc/fuse.conf") as config:
+            return "user_allow_other" in (line.strip() for line in config)
+    except OSError:
+        return False

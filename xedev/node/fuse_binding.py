@@ -223,6 +223,7 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "ioctl": (_UNUSED_PATH, c_uint, c_size_t, c_size_t, c_uint, c_size_t),
     "poll": (_UNUSED_PATH, c_size_t, c_size_t, c_void_p),
     "init": (_STRUCT,),
+    "destroy": (c_void_p,),
 }
 """Callback -> types of its arguments in libfuse 2.9.
 

@@ -110,7 +110,9 @@ class Callbacks:
         opens: OpenFiles,
         answers: Answers,
         fget: Fget,
+        *,
         on_init: Callable[[int, int, int], None],
+        on_destroy: Callable[[], None],
     ) -> None:
         self._binding = binding
         self._filesystem = filesystem
@@ -119,6 +121,7 @@ class Callbacks:
         self._answers = answers
         self._fget = fget
         self._on_init = on_init
+        self._on_destroy = on_destroy
         self._directories: dict[int, str] = {}
         self._directory_handles = itertools.count(1)
         self._local = threading.local()
@@ -127,7 +130,7 @@ class Callbacks:
     def table(self) -> dict[str, Callable[..., int]]:
         """Every callback, by its name in ``struct fuse_operations``."""
         names = (
-            *("init", "getattr", "readlink", "chmod", "chown", "truncate", "utimens"),
+            *("init", "destroy", "getattr", "readlink", "chmod", "chown", "truncate", "utimens"),
             *("opendir", "readdir", "releasedir"),
             *("open", "read", "write", "ioctl", "poll", "release"),
         )
@@ -350,6 +353,11 @@ class Callbacks:
         """The kernel greeted us: from now on requests come."""
         worker = self._worker()
         self._on_init(worker.context.fuse, connection, config or 0)
+        return 0
+
+    def destroy(self, private: int | None) -> int:
+        """libfuse ends.  Comes in the thread that runs its loop, which is Python's own."""
+        self._on_destroy()
         return 0
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from xedev.drm.drm_device import DebugfsFile
 from xedev.kernel.caller import Caller
-from xedev.kernel.errors import KernelError
+from xedev.kernel.errors import KernelError, report_bug
 from xedev.node.fuse_adapter import FuseAdapter
 from xedev.node.options import MountOptions
 from xedev.node.tree import Tree
@@ -144,7 +144,10 @@ class Server:
         try:
             self._adapter.run()
         finally:
-            self.device.shutdown()
+            try:
+                self.device.shutdown()
+            except Exception:  # noqa: BLE001 - logged as the bug it is; the rest must be done too
+                report_bug("the device's shutdown")
             self._exit.answer(self._errors.report())
 
 

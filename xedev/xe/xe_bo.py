@@ -329,7 +329,8 @@ def _first_placement(bo: XeBo, vm: XeVm | None) -> None:
     if not private:
         bo.resv.lock()
     try:
-        xe_bo_validate(bo, vm, allow_res_evict=False)
+        # A new BO may push out others of its own VM (xe_bo_init_locked: no NO_RESV_EVICT).
+        xe_bo_validate(bo, vm, allow_res_evict=private)
     finally:
         if not private:
             bo.resv.unlock()

@@ -1,0 +1,1 @@
+"""What the mock costs: see README.md."""

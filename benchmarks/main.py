@@ -1,0 +1,129 @@
+"""The command: what to measure, and what becomes of the report."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from benchmarks import growth, handlers, memory, mounted, stall
+from benchmarks.progress import say
+from benchmarks.report import Line, Report, machine, skipped
+from benchmarks.scale import SCALES, Scale
+from benchmarks.servers import Unavailable
+
+__all__ = ("run",)
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Lines that are measured together."""
+
+    whats: dict[str, str]
+    """Name -> what is measured."""
+    measure: Callable[[frozenset[str], Scale], list[Line]]
+    fresh_process: bool = False
+    """Whether it takes a Python of its own: memory and times there are nobody else's."""
+
+
+def _groups() -> list[_Group]:
+    alone = [
+        _Group({name: growth.WHATS[name]}, partial(_grow, name), fresh_process=True)
+        for name in growth.WHATS
+    ]
+    return [
+        _Group(mounted.WHATS, mounted.measure),
+        _Group(handlers.WHATS, handlers.measure, fresh_process=True),
+        *alone,
+        _Group(_only(memory.WHATS, "memory/vma"), _weigh, fresh_process=True),
+        _Group(_only(memory.WHATS, "memory/garbage"), _look_for_garbage, fresh_process=True),
+        _Group(stall.WHATS, stall.measure),
+    ]
+
+
+def _only(whats: dict[str, str], name: str) -> dict[str, str]:
+    return {name: whats[name]}
+
+
+def _grow(name: str, _names: frozenset[str], scale: Scale) -> list[Line]:
+    return growth.measure(name, scale)
+
+
+def _weigh(_names: frozenset[str], scale: Scale) -> list[Line]:
+    return memory.measure_bytes(scale)
+
+
+def _look_for_garbage(_names: frozenset[str], scale: Scale) -> list[Line]:
+    return memory.measure_garbage(scale)
+
+
+def _measure(group: _Group, names: frozenset[str], scale: Scale) -> list[Line]:
+    """The lines of a group; such as could not be measured say so."""
+    try:
+        if not group.fresh_process:
+            return group.measure(names, scale)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            return pool.submit(group.measure, names, scale).result()
+    except Unavailable as error:
+        say(f"skipped: {error}")
+        return [skipped(name, group.whats[name], str(error)) for name in sorted(names)]
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Measure what xe-mock costs.")
+    parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - for stdout")
+    parser.add_argument(
+        "--quick",
+        dest="scale",
+        action="store_const",
+        const="quick",
+        default="full",
+        help="fewer calls and smaller sizes: under a minute",
+    )
+    parser.add_argument("--scale", choices=tuple(SCALES), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--only",
+        metavar="NAME",
+        action="append",
+        help="only what has NAME in its name (see --list); may be given several times",
+    )
+    parser.add_argument("--list", action="store_true", help="print the names and end")
+    return parser.parse_args(arguments)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 also when a goal is missed, 2 when nothing has such a name."""
+    options = _parse(arguments)
+    wanted = options.only or [""]
+    chosen = [
+        (group, frozenset(name for name in group.whats if any(part in name for part in wanted)))
+        for group in _groups()
+    ]
+    if not any(names for _, names in chosen):
+        say(f"nothing is called {' or '.join(wanted)}")
+        return 2
+    if options.list:
+        print("\n".join(sorted(name for _, names in chosen for name in names)))
+        return 0
+    # Ends by an exception, so that daemons and mounts are taken down.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    scale = SCALES[options.scale]
+    lines = [line for group, names in chosen if names for line in _measure(group, names, scale)]
+    _publish(Report(scale.name, machine(), lines), options.json)
+    return 0
+
+
+def _publish(report: Report, json_file: str | None) -> None:
+    if json_file == "-":
+        sys.stdout.write(report.json())
+        return
+    sys.stdout.write(report.table())
+    if json_file is not None:
+        Path(json_file).write_text(report.json(), "utf-8")

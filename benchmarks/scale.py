@@ -1,0 +1,74 @@
+"""How much is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ("SCALES", "Scale")
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Sizes and repetitions of a run."""
+
+    name: str
+    rounds: int
+    """How often everything is measured; the medians of the rounds count."""
+    client_calls: int
+    """Calls of the C client in one round."""
+    calls: int
+    """Calls in one round of an in-process measurement."""
+    walk_calls: int
+    """The same where one call may take tens of milliseconds."""
+    madvise_sizes: tuple[int, ...]
+    """VMAs of the BO whose one VMA gets advice."""
+    bind_sizes: tuple[int, ...]
+    """VMAs of the VM in which one page is bound and unbound."""
+    memory_vmas: int
+    """VMAs whose memory is measured."""
+    stall_vmas: int
+    """VMAs that the daemon holds while a client looks for stalls."""
+    stall_calls: int
+    """Calls of that client."""
+
+
+FULL = Scale(
+    name="full",
+    rounds=5,
+    client_calls=20_000,
+    calls=5_000,
+    walk_calls=20,
+    madvise_sizes=(1, 100, 10_000, 100_000),
+    bind_sizes=(100, 10_000, 100_000, 1_000_000),
+    memory_vmas=1_000_000,
+    stall_vmas=100_000,
+    stall_calls=50_000,
+)
+
+QUICK = Scale(
+    name="quick",
+    rounds=3,
+    client_calls=5_000,
+    calls=1_000,
+    walk_calls=5,
+    madvise_sizes=(1, 100, 10_000),
+    bind_sizes=(100, 10_000, 100_000),
+    memory_vmas=100_000,
+    stall_vmas=100_000,
+    stall_calls=20_000,
+)
+
+TINY = Scale(
+    name="tiny",
+    rounds=1,
+    client_calls=20,
+    calls=20,
+    walk_calls=2,
+    madvise_sizes=(1, 50),
+    bind_sizes=(10, 50),
+    memory_vmas=500,
+    stall_vmas=500,
+    stall_calls=20,
+)
+
+SCALES = {scale.name: scale for scale in (FULL, QUICK, TINY)}

@@ -1,0 +1,123 @@
+"""Memory of another process, without a mount."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.node.fake_mount import Child
+from xedev.kernel.errors import KernelError
+from xedev.node import process_memory
+from xedev.node.caller import ProcessCaller, read_status
+from xedev.node.process_memory import ProcessMemory
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+
+
+@pytest.fixture(params=["system calls", "forbidden system calls"])
+def ours(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ProcessMemory:
+    """Our own memory; the second time as in a container whose seccomp filter is strict."""
+
+    def forbidden(*_arguments: object) -> int:
+        ctypes.set_errno(errno.EPERM)
+        return -1
+
+    if request.param != "system calls":
+        monkeypatch.setattr(process_memory, "_process_vm_readv", forbidden)
+        monkeypatch.setattr(process_memory, "_process_vm_writev", forbidden)
+    return ProcessMemory(os.getpid())
+
+
+def map_pages(count: int, protection: int) -> int:
+    private_anonymous = 0x22
+    length = count * mmap.PAGESIZE
+    return int(_libc.mmap(None, length, protection, private_anonymous, -1, 0))
+
+
+@pytest.fixture
+def holed() -> Iterator[int]:
+    """Address of three pages: writable, read-only, without access."""
+    start = map_pages(3, mmap.PROT_READ | mmap.PROT_WRITE)
+    _libc.mprotect(ctypes.c_void_p(start + mmap.PAGESIZE), mmap.PAGESIZE, mmap.PROT_READ)
+    _libc.mprotect(ctypes.c_void_p(start + 2 * mmap.PAGESIZE), mmap.PAGESIZE, 0)
+    yield start
+    _libc.munmap(ctypes.c_void_p(start), 3 * mmap.PAGESIZE)
+
+
+@pytest.mark.parametrize("length", [1, 100, 16384, 16385, 100_000])
+def test_copies_both_ways(ours: ProcessMemory, length: int) -> None:
+    buffer = (ctypes.c_ubyte * length)()
+    data = os.urandom(length)
+    ours.write(ctypes.addressof(buffer), data)
+    assert bytes(buffer) == data
+    assert ours.read(ctypes.addressof(buffer), length) == data
+    ours.write(ctypes.addressof(buffer), memoryview(bytes(length)).cast("B"))
+    assert bytes(buffer) == bytes(length)
+
+
+def test_protection(ours: ProcessMemory, holed: int) -> None:
+    page = mmap.PAGESIZE
+    assert ours.read(holed, 2 * page) == bytes(2 * page)
+    ours.write(holed, b"x" * page)
+    for address, length in ((holed, page + 1), (holed + page, 1), (holed + 2 * page, 1)):
+        with pytest.raises(KernelError) as caught:
+            ours.write(address, bytes(length))
+        assert caught.value.errno == errno.EFAULT
+    for address, length in ((holed + page, page + 1), (holed + 2 * page, 1), (8, 8)):
+        with pytest.raises(KernelError) as caught:
+            ours.read(address, length)
+        assert caught.value.errno == errno.EFAULT
+
+
+def test_nothing_is_read_from_anywhere(ours: ProcessMemory) -> None:
+    for address in (0, 2**63, 2**64 - 1):
+        assert ours.read(address, 0) == b""
+        ours.write(address, b"")
+    for address in (1 << 47, 2**63, 2**64 - 1):
+        with pytest.raises(KernelError):
+            ours.read(address, 1)
+
+
+def test_a_process_that_is_gone() -> None:
+    child = Child(lambda: 0)
+    child.wait()
+    for tid in (0, child.pid):
+        with pytest.raises(KernelError) as caught:
+            ProcessMemory(tid).read(ctypes.addressof(ctypes.c_int()), 4)
+        assert caught.value.errno == errno.EFAULT
+        caller = ProcessCaller(tid, 0, 0)
+        assert (caller.tgid, caller.comm, caller.capable(21)) == (0, "", False)
+
+
+@pytest.mark.root
+def test_the_reason_says_how_to_get_access() -> None:
+    value = ctypes.c_int(42)
+    reader, writer = os.pipe()
+    parent = os.getpid()
+
+    def as_nobody() -> int:
+        os.setresuid(65534, 65534, 65534)
+        try:
+            ProcessMemory(parent).read(ctypes.addressof(value), 4)
+        except KernelError as error:
+            os.write(writer, error.reason.encode())
+            return error.errno or 0
+        return 0
+
+    assert Child(as_nobody).wait() == errno.EFAULT
+    assert b"PR_SET_PTRACER" in os.read(reader, 1000)
+    os.close(reader)
+    os.close(writer)
+
+
+def test_status_of_a_thread() -> None:
+    status = read_status(os.getpid())
+    assert status.tgid == os.getpid()
+    assert set(os.getgroups()) == status.groups
