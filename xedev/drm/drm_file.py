@@ -43,6 +43,8 @@ class DrmFile(File):
         self.comm = caller.comm
         self.table_lock = Mutex("file->table_lock")
         self.object_idr: Idr[DrmGemObject] = Idr()
+        self.may_mmap: dict[DrmGemObject, int] = {}
+        """Handles by object: what mmap(2) is allowed (kernel: ``drm_vma_node_allow``)."""
         self.prime = DrmPrimeFile()
         self.driver_priv: object = None
         self.released = False

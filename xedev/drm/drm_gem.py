@@ -91,6 +91,7 @@ def drm_gem_handle_create_tail(file: DrmFile, obj: DrmGemObject) -> int:
     obj.handle_count += 1
     obj.gem_open(file)
     with file.table_lock:
+        file.may_mmap[obj] = file.may_mmap.get(obj, 0) + 1
         return file.object_idr.alloc(obj)
 
 
@@ -98,8 +99,11 @@ def drm_gem_handle_delete(file: DrmFile, handle: int) -> None:
     """Free ``handle``; ``EINVAL`` when it names nothing."""
     with file.table_lock:
         obj = file.object_idr.remove(handle)
-    if obj is None:
-        raise KernelError(errno.EINVAL, f"no GEM handle {handle}")
+        if obj is None:
+            raise KernelError(errno.EINVAL, f"no GEM handle {handle}")
+        file.may_mmap[obj] -= 1
+        if not file.may_mmap[obj]:
+            del file.may_mmap[obj]
     _object_release_handle(file, handle, obj)
 
 

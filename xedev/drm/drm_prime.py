@@ -109,7 +109,13 @@ def drm_prime_fd_to_handle_ioctl(
     found = caller.fget(args.fd)
     if not isinstance(found, DmaBufFile):
         raise KernelError(errno.EINVAL, f"descriptor {args.fd} is not a dma-buf of this mock")
-    args.handle = drm_gem_prime_import_dma_buf(device, file, found.dma_buf)
+    # Another thread may close the descriptor meanwhile, so the import has a reference of its own.
+    if not found.dma_buf.get_unless_zero():
+        raise KernelError(errno.EBADF, f"descriptor {args.fd} is being closed")
+    try:
+        args.handle = drm_gem_prime_import_dma_buf(device, file, found.dma_buf)
+    finally:
+        found.dma_buf.fput()
 
 
 def drm_gem_prime_import_dma_buf(device: DrmDevice, file: DrmFile, dma_buf: DmaBuf) -> int:

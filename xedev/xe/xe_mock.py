@@ -75,7 +75,7 @@ def _bo_at(xe: XeDevice, file: DrmFile, offset: int) -> XeBo:
     obj = xe.vma_offsets.exact_lookup(offset) if offset % PAGE_SIZE == 0 else None
     if obj is None:
         raise KernelError(errno.EINVAL, f"no BO begins at offset {offset:#x}")
-    if obj not in file.object_idr.entries.values():
+    if obj not in file.may_mmap:
         raise KernelError(errno.EACCES, "this file has no handle of that BO")
     return as_xe_bo(obj)
 
