@@ -59,6 +59,8 @@ class Process:
         self.rng = random.Random(seed)
         self.arena = Arena()
         self.is_alone = leader is None
+        if leader is not None:
+            leader.is_alone = False
         self.fds: list[tuple[LocalTransport, int]] = leader.fds if leader else []
         self.files: list[LocalTransport] = []
         self.generators: dict[LocalTransport, Generator] = {}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -19,6 +21,7 @@ import pytest
 
 from tests.node.fake_mount import Child, eventually
 from uapi import drm
+from xedev.cli.main import main
 from xedev.client import Device, IoctlTransport
 from xedev.node import daemon_start
 from xedev.node.daemon import MountOptions, probe
@@ -633,6 +636,59 @@ def test_an_ordinary_user_has_its_memory_reached(directory: str) -> None:
             return 0 if device.version().name == "xe" else 1
 
     assert as_user(NOBODY, NOBODY, [], client) == 0
+
+
+@fuse
+@root
+@pytest.mark.parametrize("backend", ["fusepy", "mfusepy"])
+def test_an_ordinary_user_mounts(tmp_path: Path, backend: str) -> None:
+    """With a /dev/fuse that is open to all, in a mount namespace of its own."""
+    if probe(backend) is not None:  # type: ignore[arg-type]
+        pytest.skip(f"no {backend} here")
+    node_directory, point = tmp_path / "dev", tmp_path / "mnt"
+    node_directory.mkdir()
+    point.mkdir()
+    os.chown(point, NOBODY, NOBODY)
+    for directory in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        directory.chmod(0o755)
+
+    def user() -> int:
+        _unshare_mounts()
+        _open_dev_fuse_to_all(node_directory)
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        if main(["mount", str(point), "--backend", backend]):
+            return 1
+        try:
+            # Another user: what this one may not do is done by frames.
+            with Device.open(point / "dev/dri/renderD128") as device:
+                return 0 if device.vm_create() == 1 and _sees_itself(point) else 2
+        finally:
+            if main(["umount", str(point)]):
+                os._exit(3)
+
+    assert Child(user).wait() == 0
+
+
+def _unshare_mounts() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    clone_newns = 0x20000
+    assert libc.unshare(clone_newns) == 0
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+
+
+def _open_dev_fuse_to_all(directory: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(directory)], check=True)
+    node = directory / "fuse"
+    os.mknod(node, stat.S_IFCHR, os.makedev(10, 229))
+    node.chmod(0o666)
+    subprocess.run(["mount", "--bind", str(node), "/dev/fuse"], check=True)
+
+
+def _sees_itself(point: Path) -> bool:
+    (file,) = shown(str(point))["files"]
+    return [os.stat(point / "dev/dri/card0").st_uid, file["uid"]] == [NOBODY] * 2
 
 
 @fuse

@@ -63,4 +63,8 @@ def _run_on_mount(example: Path, directory: str, options: MountOptions) -> int:
 
 def _run_example(example: Path, node: str) -> int:
     # A process of its own: what it shows is a client's view through the kernel.
-    return subprocess.run([sys.executable, str(example), node], check=False).returncode
+    checkout = str(example.parents[1])
+    path = os.pathsep.join(filter(None, [checkout, os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path}
+    command = [sys.executable, str(example), node]
+    return subprocess.run(command, env=environment, check=False).returncode

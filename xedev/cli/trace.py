@@ -74,7 +74,7 @@ def event_text(event: dict[str, Any]) -> str:
     make = _TEXTS.get(event["event"], _other)
     if "pid" not in event:
         return make(event)
-    return f"{event['pid']:>7} {event.get('comm', '?'):<15} {make(event)}"
+    return f"{event['pid']:>7} {event.get('comm', ''):<15} {make(event)}"
 
 
 def _ioctl(event: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ class DrmMaster:
     __slots__ = ("magic_map", "unique")
 
     def __init__(self) -> None:
-        self.magic_map: Idr[DrmFile | None] = Idr()
+        self.magic_map: Idr[DrmFile] = Idr()
         self.unique = b""
 
 
@@ -71,7 +71,7 @@ def drm_authmagic(device: DrmDevice, auth: drm_auth, file: DrmFile, caller: Call
             raise KernelError(errno.EINVAL, f"no file waits under magic {auth.magic}")
         other.authenticated = True
         # The number stays taken, so that it names no second file, but it works only once.
-        file.master.magic_map.entries[auth.magic] = None
+        file.master.magic_map.hold(auth.magic)
 
 
 def drm_setmaster_ioctl(device: DrmDevice, arg: object, file: DrmFile, caller: Caller) -> None:

@@ -97,14 +97,17 @@ def drm_gem_handle_create_tail(file: DrmFile, obj: DrmGemObject) -> int:
 
 def drm_gem_handle_delete(file: DrmFile, handle: int) -> None:
     """Free ``handle``; ``EINVAL`` when it names nothing."""
+    # The number must not name another object before the PRIME table has forgotten this one.
     with file.table_lock:
-        obj = file.object_idr.remove(handle)
+        obj = file.object_idr.hold(handle)
         if obj is None:
             raise KernelError(errno.EINVAL, f"no GEM handle {handle}")
         file.may_mmap[obj] -= 1
         if not file.may_mmap[obj]:
             del file.may_mmap[obj]
     _object_release_handle(file, handle, obj)
+    with file.table_lock:
+        file.object_idr.remove(handle)
 
 
 def _object_release_handle(file: DrmFile, handle: int, obj: DrmGemObject) -> None:

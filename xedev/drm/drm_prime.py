@@ -42,8 +42,6 @@ class DrmPrimeFile:
 
     def remove_handle(self, handle: int) -> DmaBuf | None:
         """Forget a handle; the caller drops the reference of the dma-buf that it gets."""
-        if handle not in self.by_handle:
-            return None
         with self.lock:
             dma_buf = self.by_handle.pop(handle, None)
             if dma_buf is not None:

@@ -20,7 +20,8 @@ class Idr(Generic[T]):
     __slots__ = ("_freed", "_next", "entries")
 
     def __init__(self, base: int = 1) -> None:
-        self.entries: dict[int, T] = {}
+        self.entries: dict[int, T | None] = {}
+        """Number -> object; None while a number is held back."""
         self._freed: list[int] = []
         self._next = base
 
@@ -45,9 +46,18 @@ class Idr(Generic[T]):
         heappush(self._freed, number)
         return self.entries.pop(number)
 
+    def hold(self, number: int) -> T | None:
+        """Take the object away but keep the number from being given out again, until `remove`;
+        None when it named nothing (kernel: ``idr_replace`` with NULL)."""
+        entry = self.entries.get(number)
+        if entry is not None:
+            self.entries[number] = None
+        return entry
+
     def ascending(self) -> Iterator[tuple[int, T]]:
         """All (id, object) pairs by id, safe against removal while iterating."""
-        return iter(sorted(self.entries.items(), key=lambda pair: pair[0]))
+        pairs = sorted(self.entries.items(), key=lambda pair: pair[0])
+        return ((number, entry) for number, entry in pairs if entry is not None)
 
     def __len__(self) -> int:
         return len(self.entries)

@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import tempfile
-import traceback
 from typing import IO
 
 from xedev.kernel.caller import CAP_SYS_ADMIN
@@ -208,9 +207,11 @@ def _daemon(point: str, options: MountOptions, told: int, words: int, log: int |
 
     try:
         return 1 if serve(point, options, on_ready) else 0
-    except Exception as error:  # noqa: BLE001 - whatever it is, the parent has to be told
+    except Exception as error:
+        # Whatever it is, the parent has to be told.
         os.write(2, (str(error) or repr(error)).encode())
-        logging.getLogger("xedev").error("the daemon ends: %s", traceback.format_exc())
+        unexpected = not isinstance(error, MountError)
+        logging.getLogger("xedev").error("the daemon ends: %s", error, exc_info=unexpected)
         return 1
     finally:
         logging.shutdown()

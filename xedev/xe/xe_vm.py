@@ -305,7 +305,8 @@ def xe_vm_create_ioctl(
     xef = file.driver_priv
     with xef.vm_lock:  # type: ignore[attr-defined]
         vm.id = args.vm_id = xef.vms.alloc(vm)  # type: ignore[attr-defined]
-    xe.note_vm(vm)
+        # Before another thread can destroy it by its id.
+        xe.note_vm(vm)
 
 
 def xe_vm_destroy_ioctl(
