@@ -66,7 +66,7 @@ def corrupted(rng: random.Random, stream: bytes) -> bytes:
     """A stream that is no longer made of right requests, or hardly so."""
     data = bytearray(stream)
     dice = rng.random()
-    if dice < 0.4:
+    if dice < 0.4 and len(data) >= 32:
         offset = _FIELDS[rng.choice(list(_FIELDS))]
         struct.pack_into("<I", data, offset, rng.choice((*_ANY, rng.getrandbits(32))))
     elif dice < 0.55:

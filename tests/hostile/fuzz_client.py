@@ -45,6 +45,11 @@ _CONTROL_PAUSE = 0.004
 _libc = ctypes.CDLL(None, use_errno=True)
 _ioctl = _libc.ioctl
 _ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_size_t)
+_libc.mmap.argtypes = (
+    *(ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long),
+)
+_libc.mmap.restype = ctypes.c_ssize_t
+_libc.munmap.argtypes = (ctypes.c_size_t, ctypes.c_size_t)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +260,7 @@ class Worker:
             lambda: os.fstat(fd),
             lambda: os.ftruncate(fd, self.rng.choice((0, 1))),
             lambda: os.fsync(fd),
-            lambda: mmap.mmap(fd, 4096).close(),
+            lambda: _map_and_touch(fd),
             lambda: select.select([fd], [fd], [], 0),
             lambda: os.stat(self.node(self.rng.choice((*NODES, "nothing", ".xe-mock-fd")))),
             lambda: os.listdir(self.node(".")),
@@ -392,6 +397,13 @@ _ACTIONS: tuple[tuple[float, Callable[[Worker], None]], ...] = (
 )
 """Upper limits of the dice; above the last one it is a call."""
 
+def _map_and_touch(fd: int) -> None:
+    """mmap(2) as a program does that knows nothing of lengths."""
+    address = _libc.mmap(0, mmap.PAGESIZE, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+    if address != -1:
+        _libc.munmap(address, mmap.PAGESIZE)
+
+
 KINDS = ("ioctl", "frames", "mixed", "control")
 
 
@@ -459,7 +471,7 @@ def _end(child: int, seconds: float) -> int | None:
 def _one_life(plan: Plan, label: str, tally: Tally, rng: random.Random) -> bool:
     """Fork a life and see it end; whether it was cut short."""
     doomed = rng.random() < 0.5
-    delay = rng.expovariate(8.0) if doomed else _LIFE_LIMIT
+    delay = rng.expovariate(12.0) if doomed else _LIFE_LIMIT
     child = os.fork()
     if not child:
         _child(plan, label, tally)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import xedev
-from tests.node.fake_mount import eventually
+from tests.node.fake_mount import Child, eventually
 from uapi import xe_drm
 from xedev.cli import common, demo, main, sizes, trace
 from xedev.cli.show import state_text
@@ -134,6 +134,7 @@ def test_event_texts(event: dict[str, Any], text: str) -> None:
         ["dance"],
         ["mount"],
         ["mount", "x", "--vram", "much"],
+        ["mount", "x", "--system", "5000"],
         ["mount", "x", "--profile", "dg2"],
         ["mount", "x", "--purgeability", "never"],
         ["trace", "x", "--count", "0"],
@@ -318,6 +319,33 @@ class Tracer:
     def wait(self) -> tuple[int, list[str], str]:
         output, said = self.process.communicate(timeout=20)
         return self.process.returncode, output.splitlines(), said
+
+
+@fuse
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["show"], "only the user who mounted it may do that"),
+        (["trace"], "only the user who mounted it may do that"),
+        (["pressure", "--bo", "1", "--by", "evict"], "only the user who mounted it may do that"),
+        (["umount"], "only the user who mounted it may end it"),
+        (["mount"], "something is mounted there already"),
+    ],
+)
+def test_other_users_are_told_so(
+    directory: str, capfd: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    def user() -> int:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        name, *options = arguments
+        return main.main([name, directory, *options])
+
+    assert Child(user).wait() == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert words in line
 
 
 @fuse

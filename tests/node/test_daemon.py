@@ -12,6 +12,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -70,9 +71,6 @@ class Mounted:
 
 @pytest.fixture
 def mounted(tmp_path: Path) -> Iterator[Mounted]:
-    tmp_path.chmod(0o755)
-    tmp_path.parent.chmod(0o755)
-    tmp_path.parent.parent.chmod(0o755)
     mounted = Mounted(tmp_path / "mnt")
     yield mounted
     left = find_mount(str(mounted.directory))
@@ -638,19 +636,25 @@ def test_an_ordinary_user_has_its_memory_reached(directory: str) -> None:
     assert as_user(NOBODY, NOBODY, [], client) == 0
 
 
+@pytest.fixture
+def public_path() -> Iterator[Path]:
+    """As tmp_path, which other users cannot get to."""
+    with tempfile.TemporaryDirectory(prefix="xe-mock-") as directory:
+        os.chmod(directory, 0o755)
+        yield Path(directory)
+
+
 @fuse
 @root
 @pytest.mark.parametrize("backend", ["fusepy", "mfusepy"])
-def test_an_ordinary_user_mounts(tmp_path: Path, backend: str) -> None:
+def test_an_ordinary_user_mounts(public_path: Path, backend: str) -> None:
     """With a /dev/fuse that is open to all, in a mount namespace of its own."""
     if probe(backend) is not None:  # type: ignore[arg-type]
         pytest.skip(f"no {backend} here")
-    node_directory, point = tmp_path / "dev", tmp_path / "mnt"
+    node_directory, point = public_path / "dev", public_path / "mnt"
     node_directory.mkdir()
     point.mkdir()
     os.chown(point, NOBODY, NOBODY)
-    for directory in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        directory.chmod(0o755)
 
     def user() -> int:
         _unshare_mounts()

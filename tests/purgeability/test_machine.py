@@ -10,7 +10,10 @@ from tests.model.purgeability_ops import POLICIES, Policy
 from tests.purgeability.device_machine import DeviceMachine
 from tests.purgeability.model_machine import ModelMachine
 
-USUAL = settings(max_examples=100, stateful_step_count=50)
+MACHINES = (ModelMachine, DeviceMachine)
+
+USUAL = settings(max_examples=150, stateful_step_count=50)
+LONG = settings(max_examples=2000, stateful_step_count=100)
 
 
 def _run(machine: type[RuleBasedStateMachine], policy: Policy, how: settings) -> None:
@@ -19,10 +22,16 @@ def _run(machine: type[RuleBasedStateMachine], policy: Policy, how: settings) ->
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_driver_and_model_agree(policy: Policy) -> None:
-    _run(ModelMachine, policy, USUAL)
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.__name__)
+def test_random_programs(machine: type[RuleBasedStateMachine], policy: Policy) -> None:
+    _run(machine, policy, USUAL)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("policy", POLICIES)
-def test_invariants_hold(policy: Policy) -> None:
-    _run(DeviceMachine, policy, USUAL)
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.__name__)
+def test_many_long_random_programs(
+    machine: type[RuleBasedStateMachine], policy: Policy
+) -> None:
+    _run(machine, policy, LONG)

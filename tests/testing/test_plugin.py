@@ -30,7 +30,7 @@ def run_pytest(directory: Path, program: str) -> subprocess.CompletedProcess[str
     return subprocess.run(
         command,
         cwd=directory,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(directory)},
         capture_output=True,
         text=True,
         timeout=100,

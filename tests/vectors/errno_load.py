@@ -7,7 +7,9 @@ The file is data for two runners, a C program (`tests.errno.cgen`) and one in Py
 ``structs`` the same for structs that arguments point to
 ``steps``   ioctls that prepare a case; each may save one output under its own name
 ``cases``   one ioctl under test each, what comes before it, what it must answer
-``tables``  the rows that must have a case
+``tables``  the rows that must have a case, by section of memory.md
+
+A case's ``row`` is ``section/row``. Where two faults meet, it is the row that must win.
 
 Values are integers or expressions in the syntax that C and Python share::
 
@@ -294,10 +296,11 @@ Step: TypeAlias = Call | Control | OpenToken | Close
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One row of the specification, or two of which the earlier one must win."""
+    """One row of the specification."""
 
     id: str
     row: str
+    """``section/row``, as in ``tables``."""
     profiles: tuple[Profile, ...]
     setup: tuple[Step, ...]
     call: Call | None
@@ -307,11 +310,6 @@ class Case:
     blocked_by: str
     """What must be there before it can be reached; empty: it can."""
     reason: str
-
-    @property
-    def group(self) -> str:
-        """The part of the id before the dot."""
-        return self.id.partition(".")[0]
 
     def steps(self) -> Iterator[Step]:
         """All of them, in order."""
@@ -435,7 +433,9 @@ class _Reader:
         base = self._base(raw["base"])
         struct = registry.BY_NAME[base["ioctl"]].struct
         assert struct is not None
-        memory = {**base["memory"], **raw.get("memory", {})}
+        memory = dict(base["memory"])
+        for name, value in raw.get("memory", {}).items():
+            memory[name] = {**memory.get(name, {}), **value}
         return Call(
             label=label,
             ioctl=base["ioctl"],
@@ -519,6 +519,9 @@ def _check(vectors: ErrnoVectors) -> None:
         if case.id in seen:
             raise ValueError(f"two cases are called {case.id}")
         seen.add(case.id)
+        section, _, row = case.row.rpartition("/")
+        if row not in vectors.tables.get(section, ()):
+            raise ValueError(f"{case.id}: no row {case.row}")
         try:
             _check_case(vectors, case)
         except (KeyError, ValueError, AttributeError) as error:

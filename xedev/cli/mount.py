@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from xedev.cli.common import say
-from xedev.cli.sizes import parse_size
+from xedev.cli.sizes import parse_memory_size
 from xedev.node.daemon import MountOptions, run_foreground, start
 from xedev.node.tree import NODE_DIR
 
@@ -47,9 +47,14 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
         default="bmg",
         help="GPU: Battlemage (discrete, default) or Lunar Lake (integrated)",
     )
-    parser.add_argument("--vram", metavar="SIZE", type=parse_size, help="video memory, e.g. 12G")
     parser.add_argument(
-        "--system", metavar="SIZE", type=parse_size, help="system memory for buffers, e.g. 256M"
+        "--vram", metavar="SIZE", type=parse_memory_size, help="video memory, e.g. 12G"
+    )
+    parser.add_argument(
+        "--system",
+        metavar="SIZE",
+        type=parse_memory_size,
+        help="system memory for buffers, e.g. 256M",
     )
     parser.add_argument(
         "--purgeability",

@@ -7,6 +7,7 @@ system memory are accounted against one budget, whatever manager they are filed 
 from __future__ import annotations
 
 import errno
+import threading
 import time
 from abc import abstractmethod
 from collections import OrderedDict
@@ -40,6 +41,9 @@ class MemType(IntEnum):
     """System memory mapped for the GPU."""
     VRAM0 = 2
     VRAM1 = 3
+
+    # An enum's own hash is a function in Python, which every look-up of a manager would call.
+    __hash__ = int.__hash__
 
     @property
     def is_vram(self) -> bool:
@@ -201,7 +205,7 @@ class TtmDevice:
         self.managers = {manager.mem_type: manager for manager in managers}
         self.system_budget = system_budget
         self.system_used = 0
-        self.lru_lock = Mutex("ttm->lru_lock")
+        self.lru_lock = threading.Lock()
         self._check = check
 
     def validate(self, bo: TtmBuffer, places: tuple[Place, ...], ctx: OperationCtx) -> None:

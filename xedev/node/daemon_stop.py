@@ -112,6 +112,8 @@ def _find(mountpoint: str | os.PathLike[str]) -> Mount:
 
 
 def _unreachable(mount: Mount, error: OSError) -> MountError:
+    if error.errno == errno.EACCES:
+        return MountError(f"{mount.point}: only the user who mounted it may end it")
     if error.errno not in _CONNECTION_LOST:
         return MountError(f"{mount.point}: the daemon cannot be asked: {error.strerror}")
     _unmount(mount)

@@ -11,7 +11,7 @@ from xedev.drm.dma_buf import DmaBuf
 from xedev.drm.drm_gem import DrmGemObject, drm_gem_handle_create, drm_gem_object_lookup
 from xedev.drm.ttm import MemType, OperationCtx, Place, PlaceFlag, TtmBuffer
 from xedev.kernel.caller import Caller
-from xedev.kernel.errors import KernelError, warn_on
+from xedev.kernel.errors import KernelBug, KernelError, warn_on
 from xedev.kernel.locking import lockdep_assert_held
 from xedev.kernel.user_memory import copy_struct_from_user
 
@@ -193,12 +193,13 @@ def xe_bo_assert_held(bo: XeBo) -> None:
 
 def xe_bo_set_purgeable_state(bo: XeBo, state: XeMadvPurgeableState) -> None:
     """Change the state; PURGED is left never (kernel: ``xe_bo_set_purgeable_state``)."""
-    xe_bo_assert_held(bo)
+    lockdep_assert_held(bo.resv)
     old = bo.purgeable.state
-    warn_on(old is PURGED and state is not PURGED, f"bo {bo.id} leaves PURGED")
-    bo.purgeable.state = state
     if old is state:
         return
+    if old is PURGED:
+        raise KernelBug(f"bo {bo.id} leaves PURGED")
+    bo.purgeable.state = state
     xe = bo.xe
     if state is not PURGED:
         xe.ttm.set_purgeable(bo)
@@ -208,7 +209,7 @@ def xe_bo_set_purgeable_state(bo: XeBo, state: XeMadvPurgeableState) -> None:
 
 def xe_bo_vma_count_inc_locked(bo: XeBo) -> None:
     """A VMA of the BO was linked.  Imported BOs are not tracked."""
-    xe_bo_assert_held(bo)
+    lockdep_assert_held(bo.resv)
     if bo.import_attach is not None:
         return
     bo.purgeable.vma_count += 1
@@ -216,10 +217,11 @@ def xe_bo_vma_count_inc_locked(bo: XeBo) -> None:
 
 def xe_bo_vma_count_dec_locked(bo: XeBo) -> None:
     """A VMA of the BO was unlinked.  Imported BOs are not tracked."""
-    xe_bo_assert_held(bo)
+    lockdep_assert_held(bo.resv)
     if bo.import_attach is not None:
         return
-    warn_on(bo.purgeable.vma_count == 0, f"bo {bo.id} has no VMA to lose")
+    if not bo.purgeable.vma_count:
+        raise KernelBug(f"bo {bo.id} has no VMA to lose")
     bo.purgeable.vma_count -= 1
 
 
@@ -228,7 +230,7 @@ def xe_bo_willneed_get_locked(bo: XeBo) -> None:
 
     Imported BOs are not tracked.
     """
-    xe_bo_assert_held(bo)
+    lockdep_assert_held(bo.resv)
     if bo.import_attach is not None:
         return
     purgeable = bo.purgeable
@@ -244,11 +246,12 @@ def xe_bo_willneed_put_locked(bo: XeBo) -> None:
     VMAs exist and all active ones are DONTNEED.  A BO without any VMA keeps its state.
     Imported BOs are not tracked.
     """
-    xe_bo_assert_held(bo)
+    lockdep_assert_held(bo.resv)
     if bo.import_attach is not None:
         return
     purgeable = bo.purgeable
-    warn_on(purgeable.willneed_count == 0, f"bo {bo.id} has no holder to lose")
+    if not purgeable.willneed_count:
+        raise KernelBug(f"bo {bo.id} has no holder to lose")
     purgeable.willneed_count -= 1
     if purgeable.willneed_count or not purgeable.vma_count or purgeable.state is PURGED:
         return

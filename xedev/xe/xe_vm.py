@@ -413,24 +413,24 @@ class BindOp:
     offset: int
     range: int
     addr: int
+    end: int
+    """First byte address behind the range."""
     pat_index: int
     region: int
     bo: XeBo | None = None
 
-    @property
-    def end(self) -> int:
-        """First byte address behind the range."""
-        return self.addr + self.range
-
 
 def _bind_op(xe: XeDevice, op: xe_drm.drm_xe_vm_bind_op) -> BindOp:
+    addr = xe.canonical_to_va(op.addr)
+    length = op.range
     return BindOp(
         op.op,
         op.flags,
         op.obj,
         op.obj_offset,
-        op.range,
-        xe.canonical_to_va(op.addr),
+        length,
+        addr,
+        addr + length,
         op.pat_index,
         op.prefetch_mem_region_instance,
     )
@@ -525,7 +525,8 @@ def _check_bind_op(xe: XeDevice, vm: XeVm, op: BindOp) -> None:
     unknown = flags & ~BIND_FLAGS
     if unknown and not (unknown == FORCE_OP_ERROR and xe.config.debug_kernel):
         raise KernelError(errno.EINVAL, f"unknown flags {unknown:#x}")
-    if flags & ~FLAG_IMMEDIATE or kind != OP_MAP or not op.obj or op.region:
+    plain = OP_MAP if op.obj else OP_UNMAP
+    if flags & ~FLAG_IMMEDIATE or kind != plain or op.region:
         _check_special_bind_op(xe, op, flags, kind)
     if (op.offset | op.addr | op.range) & PAGE_MASK:
         raise KernelError(errno.EINVAL, "obj_offset, addr and range must be multiples of 4 KiB")
@@ -541,7 +542,7 @@ def _can_decompress(xe: XeDevice) -> bool:
 
 
 def _check_special_bind_op(xe: XeDevice, op: BindOp, flags: int, kind: int) -> None:
-    """The checks that a plain MAP of a BO passes by its looks."""
+    """The checks that a plain MAP of a BO, and a plain UNMAP, pass by their looks."""
     no_bo = flags & (FLAG_NULL | FLAG_MIRROR)
     if op.obj and no_bo:
         raise KernelError(errno.EINVAL, "NULL and mirror mappings have no BO")
@@ -666,7 +667,7 @@ class _BindJob:
         self.xe = xe
         self.vm = vm
         self.op_count = len(ops)
-        self.inject_error = any(op.flags & FORCE_OP_ERROR for op in ops)
+        self.inject_error = False
         self.caller = caller
         self._journal: list[tuple[bool, XeVma]] = []
         self.late: list[_LateStep] = []
@@ -754,58 +755,43 @@ class _BindJob:
 
 def _vm_bind_ioctl_ops_execute(xe: XeDevice, vm: XeVm, ops: list[BindOp], caller: Caller) -> None:
     """Change the map op by op, then prepare the BOs, then let go of the old VMAs."""
-    locks = _LockedResvs(vm, _bos_of(vm, ops))
+    resvs = _resvs_of(vm, ops)
     dropped: list[XeBo] = []
-    with locks:
+    for resv in resvs:
+        resv.lock()
+    try:
         job = _BindJob(xe, vm, ops, caller)
         try:
             for op in ops:
+                if op.flags & FORCE_OP_ERROR:
+                    job.inject_error = True
                 _OPS[op.op](job, op)
             job.run_late()
         except BaseException:
             dropped = job.unwind()
             raise
-        else:
-            dropped = job.commit()
-        finally:
-            locks.put_later = dropped
-
-
-class _LockedResvs:
-    """The reservations of a VM and of external BOs, each once (kernel: ``struct drm_exec``)."""
-
-    __slots__ = ("_resvs", "put_later")
-
-    def __init__(self, vm: XeVm, bos: set[XeBo]) -> None:
-        self._resvs = [vm.resv]
-        self.put_later: list[XeBo] = []
-        external = [bo for bo in bos if bo.vm is None]
-        if len(external) > 1:
-            # Always in the order of the BOs' ids, so that two binds cannot wait for each other.
-            external.sort(key=lambda bo: bo.id)
-        for bo in external:
-            self._resvs.append(bo.resv)
-
-    def __enter__(self) -> None:
-        for resv in self._resvs:
-            resv.lock()
-
-    def __exit__(self, *exc: object) -> None:
-        for resv in reversed(self._resvs):
+        dropped = job.commit()
+    finally:
+        for resv in resvs:
             resv.unlock()
-        for bo in self.put_later:
+        for bo in dropped:
             bo.put()
 
 
-def _bos_of(vm: XeVm, ops: list[BindOp]) -> set[XeBo]:
-    """Every BO whose VMAs an op may make or end."""
-    bos = {op.bo for op in ops if op.bo is not None}
+def _resvs_of(vm: XeVm, ops: list[BindOp]) -> list[Mutex]:
+    """The reservations of the VM and of all external BOs whose VMAs an op may make or end
+    (kernel: ``struct drm_exec``).  Private BOs share the VM's."""
+    external: dict[int, Mutex] = {}
     for op in ops:
+        if op.bo is not None and op.bo.vm is None:
+            external[op.bo.id] = op.bo.resv
         if op.range:
             for vma in vm.gpuvm.find_range(op.addr, op.end):
-                if vma.bo is not None:
-                    bos.add(vma.bo)
-    return bos
+                bo = vma.bo
+                if bo is not None and bo.vm is None:
+                    external[bo.id] = bo.resv
+    # Always in the order of the BOs' ids, so that two binds cannot wait for each other.
+    return [vm.resv, *[external[key] for key in sorted(external)]]
 
 
 def _op_map(job: _BindJob, op: BindOp) -> None:

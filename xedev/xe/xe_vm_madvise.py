@@ -78,8 +78,7 @@ def _madvise(xe: XeDevice, vm: XeVm, args: Args, kind: int, caller: Caller) -> b
     length = args.range
     if not vm.gpuvm.range_valid(start, length):
         raise KernelError(errno.EINVAL, f"{start:#x}+{length:#x} is outside the VM")
-    _split_edges(vm, start, start + length)
-    vmas = vm.gpuvm.find_range(start, start + length)
+    vmas = _vmas_of_range(vm, start, start + length)
     if not vmas:
         return False
     if kind == PAT:
@@ -214,16 +213,25 @@ def _check_devmem_fd(xe: XeDevice, args: Args, caller: Caller) -> None:
 # ---- the range ----
 
 
-def _split_edges(vm: XeVm, start: int, end: int) -> None:
-    """Split VMAs without a BO at the edges of the range; BO VMAs take advice as a whole.
+def _vmas_of_range(vm: XeVm, start: int, end: int) -> list[XeVma]:
+    """The VMAs of a range, after those without a BO were split at its edges.
 
-    Userptr VMAs are left whole too: what the kernel makes of their offset is in doubt.
-    Kernel: ``xe_vm_alloc_madvise_vma``.
+    BO VMAs take advice as a whole.  So do userptr VMAs: what the kernel makes of their offset is
+    in doubt.  Kernel: ``xe_vm_alloc_madvise_vma``.
     """
-    for edge in (start, end):
-        for vma in vm.gpuvm.find_range(edge, edge + 1):
-            if vma.start < edge and (vma.is_mirror or vma.is_null):
-                _split(vm, vma, edge)
+    vmas = vm.gpuvm.find_range(start, end)
+    if vmas and (_crosses(vmas[0], start) or _crosses(vmas[-1], end)):
+        for edge in (start, end):
+            for vma in vm.gpuvm.find_range(edge, edge + 1):
+                if _crosses(vma, edge):
+                    _split(vm, vma, edge)
+        vmas = vm.gpuvm.find_range(start, end)
+    return vmas
+
+
+def _crosses(vma: XeVma, edge: int) -> bool:
+    """Whether a VMA that can be split lies on both sides of an address."""
+    return vma.start < edge < vma.end and (vma.is_mirror or vma.is_null)
 
 
 def _split(vm: XeVm, vma: XeVma, edge: int) -> None:

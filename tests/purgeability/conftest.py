@@ -1,0 +1,3 @@
+from tests.lockdep import lockdep
+
+__all__ = ("lockdep",)
