@@ -100,6 +100,15 @@ class ProcessMemory(UserMemory):
         if put != length:
             self._write_otherwise(put, address, data)
 
+    def probe(self, address: int, length: int, *, write: bool) -> None:
+        """Look the range up in ``/proc/<tid>/maps``: no page of it is touched, however many."""
+        check_range(address, length)
+        end = address + length
+        if not self._allows("r", address, end):
+            raise _fault("read", address, length)
+        if write and not self._allows("w", address, end):
+            raise KernelError(errno.EPERM, f"{length} bytes at {address:#x} are read-only")
+
     def _read_large(self, address: int, length: int) -> bytes:
         buffer = ctypes.create_string_buffer(length)
         scratch = _scratch
