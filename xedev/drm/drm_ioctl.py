@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from uapi import registry
 from uapi.base import Struct
 from uapi.drm import DRM_COMMAND_BASE, DRM_COMMAND_END
 from uapi.ioctl import IOC_NR, IOC_READ, IOC_SIZE, IOC_TYPE, IOC_WRITE, IoctlDef
@@ -248,8 +249,7 @@ def _traced(file: DrmFile, cmd: int, data: int, caller: Caller) -> int | Deferre
 
 def _tell(file: DrmFile, cmd: int, data: int, caller: Caller, result: int) -> int:
     """Emit the event of one ioctl; returns its result."""
-    row = file.device.ioctls.by_nr.get(IOC_NR(cmd)) if IOC_TYPE(cmd) == DRM_IOCTL_BASE else None
-    name, args, text = _decode(row, cmd, data)
+    name, args, text = _decode(registry.lookup(cmd), cmd, data)
     file.device.trace.emit(
         "ioctl",
         pid=caller.tgid,
@@ -268,7 +268,7 @@ def _tell(file: DrmFile, cmd: int, data: int, caller: Caller, result: int) -> in
     return result
 
 
-def _decode(row: IoctlDesc | None, cmd: int, data: int) -> tuple[str, dict[str, Any], str]:
+def _decode(row: IoctlDef | None, cmd: int, data: int) -> tuple[str, dict[str, Any], str]:
     if row is None:
         return f"ioctl {cmd:#010x}", {}, ""
     if row.struct is None or not data:

@@ -32,7 +32,9 @@ __all__ = (
     "VmMode",
     "XeVm",
     "XeVma",
+    "XeVmaJob",
     "XeVmaMemAttr",
+    "check_l2_flush",
     "xe_vm_bind_ioctl",
     "xe_vm_close_and_put",
     "xe_vm_create_ioctl",
@@ -654,8 +656,8 @@ def _vm_bind_ioctl_validate_bo(xe: XeDevice, vm: XeVm, bo: XeBo, op: BindOp) -> 
 _LateStep = tuple[Callable[..., None], tuple[Any, ...]]
 
 
-class _BindJob:
-    """The changes of one VM_BIND, so that all of them can be taken back.
+class XeVmaJob:
+    """The changes of one VM_BIND, or of one split, so that all of them can be taken back.
 
     Old VMAs leave the map at once but stay linked, and counted, until the whole bind is done; new
     ones are counted when made.  So a BO never looks unused in between.
@@ -760,7 +762,7 @@ def _vm_bind_ioctl_ops_execute(xe: XeDevice, vm: XeVm, ops: list[BindOp], caller
     for resv in resvs:
         resv.lock()
     try:
-        job = _BindJob(xe, vm, ops, caller)
+        job = XeVmaJob(xe, vm, ops, caller)
         try:
             for op in ops:
                 if op.flags & FORCE_OP_ERROR:
@@ -794,7 +796,7 @@ def _resvs_of(vm: XeVm, ops: list[BindOp]) -> list[Mutex]:
     return [vm.resv, *[external[key] for key in sorted(external)]]
 
 
-def _op_map(job: _BindJob, op: BindOp) -> None:
+def _op_map(job: XeVmaJob, op: BindOp) -> None:
     start, end = op.addr, op.end
     if op.flags & FLAG_MIRROR:
         start, end = _with_default_mirrors(job.vm, op, start, end)
@@ -806,14 +808,14 @@ def _op_map(job: _BindJob, op: BindOp) -> None:
         job.late.append((_prepare_map, (bo, validate)))
 
 
-def _prepare_map(job: _BindJob, bo: XeBo, validate: bool) -> None:
+def _prepare_map(job: XeVmaJob, bo: XeBo, validate: bool) -> None:
     """Late part of a MAP: the gate of the older policies, then a place for the BO."""
     job.xe.policy.late_gate(bo)
     if validate:
         job.validate(bo)
 
 
-def _prepare_remnant(job: _BindJob, vma: XeVma) -> None:
+def _prepare_remnant(job: XeVmaJob, vma: XeVma) -> None:
     """The same for what a split left, unless a later op of the array took it."""
     bo = vma.bo
     if bo is None:
@@ -832,17 +834,17 @@ def _with_default_mirrors(vm: XeVm, op: BindOp, start: int, end: int) -> tuple[i
     return start, end
 
 
-def _op_map_userptr(job: _BindJob, op: BindOp) -> None:
+def _op_map_userptr(job: XeVmaJob, op: BindOp) -> None:
     job.caller.memory.probe(op.offset, op.range, write=not op.flags & FLAG_READONLY)
     job.clear(op.addr, op.end)
     job.insert(op.addr, op.end, None, op.offset, op.flags, XeVmaMemAttr(op.pat_index), True)
 
 
-def _op_unmap(job: _BindJob, op: BindOp) -> None:
+def _op_unmap(job: XeVmaJob, op: BindOp) -> None:
     job.clear(op.addr, op.end)
 
 
-def _op_unmap_all(job: _BindJob, op: BindOp) -> None:
+def _op_unmap_all(job: XeVmaJob, op: BindOp) -> None:
     assert op.bo is not None
     vm_bo = job.vm.gpuvm.vm_bos.get(op.bo)
     vmas: list[XeVma] = list(vm_bo.vmas) if vm_bo is not None else []  # type: ignore[arg-type]
@@ -856,12 +858,12 @@ def _is_mapped(vm: XeVm, vma: XeVma) -> bool:
     return vma in vm.gpuvm.find_range(vma.start, vma.end)
 
 
-def _op_prefetch(job: _BindJob, op: BindOp) -> None:
+def _op_prefetch(job: XeVmaJob, op: BindOp) -> None:
     vmas = job.vm.gpuvm.find_range(op.addr, op.end)
     job.late.append((_prefetch, (vmas, op.region)))
 
 
-def _prefetch(job: _BindJob, vmas: list[XeVma], region: int) -> None:
+def _prefetch(job: XeVmaJob, vmas: list[XeVma], region: int) -> None:
     for vma in vmas:
         bo = vma.bo
         if vma.userptr:
@@ -875,7 +877,7 @@ def _prefetch(job: _BindJob, vmas: list[XeVma], region: int) -> None:
             _migrate(job, bo, region)
 
 
-def _migrate(job: _BindJob, bo: XeBo, region: int) -> None:
+def _migrate(job: XeVmaJob, bo: XeBo, region: int) -> None:
     """Move a BO to a region of its own list (kernel: ``xe_bo_migrate``)."""
     target = MemType.TT if region == 0 else MemType(MemType.VRAM0 + region - 1)
     if bo.mem_type == target:
@@ -889,7 +891,7 @@ def _migrate(job: _BindJob, bo: XeBo, region: int) -> None:
     bo.xe.ttm.validate(bo, (Place(target),), ctx)
 
 
-_OPS: dict[int, Callable[[_BindJob, BindOp], None]] = {
+_OPS: dict[int, Callable[[XeVmaJob, BindOp], None]] = {
     OP_MAP: _op_map,
     OP_UNMAP: _op_unmap,
     OP_MAP_USERPTR: _op_map_userptr,

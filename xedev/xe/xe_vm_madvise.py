@@ -18,9 +18,9 @@ from xedev.xe.xe_vm import (
     PAGE_SIZE,
     XeVm,
     XeVma,
+    XeVmaJob,
     check_l2_flush,
     xe_vm_lookup,
-    xe_vma_create,
 )
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _madvise(xe: XeDevice, vm: XeVm, args: Args, kind: int, caller: Caller) -> b
     length = args.range
     if not vm.gpuvm.range_valid(start, length):
         raise KernelError(errno.EINVAL, f"{start:#x}+{length:#x} is outside the VM")
-    vmas = _vmas_of_range(vm, start, start + length)
+    vmas = _vmas_of_range(vm, start, start + length, caller)
     if not vmas:
         return False
     if kind == PAT:
@@ -213,20 +213,26 @@ def _check_devmem_fd(xe: XeDevice, args: Args, caller: Caller) -> None:
 # ---- the range ----
 
 
-def _vmas_of_range(vm: XeVm, start: int, end: int) -> list[XeVma]:
+def _vmas_of_range(vm: XeVm, start: int, end: int, caller: Caller) -> list[XeVma]:
     """The VMAs of a range, after those without a BO were split at its edges.
 
     BO VMAs take advice as a whole.  So do userptr VMAs: what the kernel makes of their offset is
     in doubt.  Kernel: ``xe_vm_alloc_madvise_vma``.
     """
     vmas = vm.gpuvm.find_range(start, end)
-    if vmas and (_crosses(vmas[0], start) or _crosses(vmas[-1], end)):
+    if not vmas or not (_crosses(vmas[0], start) or _crosses(vmas[-1], end)):
+        return vmas
+    job = XeVmaJob(vm.xe, vm, [], caller)
+    try:
         for edge in (start, end):
             for vma in vm.gpuvm.find_range(edge, edge + 1):
                 if _crosses(vma, edge):
-                    _split(vm, vma, edge)
-        vmas = vm.gpuvm.find_range(start, end)
-    return vmas
+                    _split(job, vma, edge)
+    except KernelError:
+        job.unwind()
+        raise
+    job.commit()
+    return vm.gpuvm.find_range(start, end)
 
 
 def _crosses(vma: XeVma, edge: int) -> bool:
@@ -234,19 +240,11 @@ def _crosses(vma: XeVma, edge: int) -> bool:
     return vma.start < edge < vma.end and (vma.is_mirror or vma.is_null)
 
 
-def _split(vm: XeVm, vma: XeVma, edge: int) -> None:
-    """Make two VMAs of one without a BO; all or nothing."""
-    vm.gpuvm.remove(vma)
-    made: list[XeVma] = []
-    try:
-        for start, end in ((vma.start, edge), (edge, vma.end)):
-            attr = vma.attr.copy()
-            made.append(xe_vma_create(vm, start, end, None, 0, vma.flags, attr, False))
-    except KernelError:
-        for half in made:
-            vm.gpuvm.remove(half)
-        vm.gpuvm.insert(vma)
-        raise
+def _split(job: XeVmaJob, vma: XeVma, edge: int) -> None:
+    """Make two VMAs of one without a BO."""
+    job.remove(vma)
+    for start, end in ((vma.start, edge), (edge, vma.end)):
+        job.insert(start, end, None, 0, vma.flags, vma.attr.copy(), False)
 
 
 def _check_pat_range(xe: XeDevice, vmas: list[XeVma], pat_index: int) -> None:
