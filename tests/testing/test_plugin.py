@@ -95,15 +95,22 @@ def test_a_device_reached_in_three_ways(tmp_path: Path) -> None:
     ran = run_pytest(
         tmp_path,
         """
-def test(transport):
-    device = transport.device()
-    device.vm_create()
-    assert len(transport.state()["vms"]) == 1
-    assert transport.debug("name").startswith("xe dev=")
-    assert transport.control("pressure", "region system 4096 shrink")
+import pytest
+from xedev.client import Device
+
+def test_open_node(transport):
+    assert Device(transport).vm_create() == 1
+
+@pytest.mark.parametrize("way", ["in-process", "ioctl", "frames"])
+def test_device_and_its_debug_files(xe_target, way):
+    target = xe_target(way)
+    target.device().vm_create()
+    assert len(target.state()["vms"]) == 1
+    assert target.debug("name").startswith("xe dev=")
+    assert target.control("pressure", "region system 4096 shrink")
 """,
     )
-    assert "3 passed" in ran.stdout, ran.stdout
+    assert "6 passed" in ran.stdout, ran.stdout
 
 
 @fuse

@@ -410,7 +410,9 @@ def _windows(buffers: Sequence[Buffer]) -> list[Window]:
     for buffer in buffers:
         if buffer.size > XE_MOCK_FRAME_MAX:
             raise FrameError(f"{buffer.size} bytes of memory do not fit into a frame")
-        data = buffer.contents() if buffer.flags & IN else b""
+        # Output goes along too: OUT windows come back whole, and what the driver did not write
+        # must be what it was.
+        data = buffer.contents()
         if data is not None:
-            windows.append(Window(buffer.address, buffer.size, buffer.flags, data))
+            windows.append(Window(buffer.address, buffer.size, buffer.flags | IN, data))
     return windows

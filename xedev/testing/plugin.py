@@ -3,7 +3,7 @@
 ``xe_device``     a device in this process
 ``mounted_node``  makes a mount with the options given, and returns its directory
 ``xe_target``     makes a device that is reached in-process, by ioctl(2) or by frames
-``transport``     such a device; the test runs once for each of the three ways
+``transport``     an open node of one; the test runs once for each of the three ways
 
 A test fails when a daemon that it used has logged an error, or when its clients left anything
 behind.  Daemons end with the test's module, at the latest with its process.
@@ -18,7 +18,7 @@ import pytest
 
 if TYPE_CHECKING:
     from xedev.testing.mounts import MountedNodes
-    from xedev.testing.target import Target
+    from xedev.testing.target import AnyTransport, Target
     from xedev.xe.xe_device import XeDevice
 
 # What the fixtures need is imported when they are used: the plugin is loaded in every run of
@@ -102,6 +102,8 @@ def _make_target(
 
 
 @pytest.fixture(params=_WAYS)
-def transport(request: pytest.FixtureRequest, xe_target: Callable[..., Target[Any]]) -> Target[Any]:
-    """A device with the default options, reached in each of the three ways."""
-    return xe_target(request.param)
+def transport(
+    request: pytest.FixtureRequest, xe_target: Callable[..., Target[Any]]
+) -> AnyTransport:
+    """An open render node of a device with the default options, in each of the three ways."""
+    return xe_target(request.param).open()

@@ -131,8 +131,8 @@ class XeDevice(DrmDevice):
 
     def _make_memory(self) -> None:
         vram = self.platform.vram_size if self.config.vram is None else self.config.vram
-        if not self.platform.vram_size:
-            vram = 0
+        if vram and not self.platform.vram_size:
+            raise ValueError(f"{self.platform.name} has no VRAM to set a size of")
         self.system_size = self.config.system or _machine_memory()
         self.tt_manager = TtmManager("gtt", MemType.TT, self.system_size, self.system_size)
         system = TtmManager("system", MemType.SYSTEM, self.system_size, self.system_size)

@@ -1,0 +1,53 @@
+"""Every case of ``errno_memory.json``, in-process, by ioctl(2) and by frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.errno.executor import play
+from tests.vectors.errno_load import Case, Profile, load_errno
+from xedev.testing.target import Target
+
+VECTORS = load_errno()
+PROFILES: tuple[Profile, ...] = ("bmg", "lnl")
+
+
+def device_options(profile: Profile) -> dict[str, object]:
+    """What the device must be made with; an integrated one has no VRAM."""
+    options: dict[str, object] = {"profile": profile, "system": VECTORS.system}
+    return options | ({"vram": VECTORS.vram} if profile == "bmg" else {})
+
+
+@pytest.mark.parametrize(
+    ("profile", "case"),
+    [
+        pytest.param(profile, case, id=f"{profile}-{case.id}")
+        for profile in PROFILES
+        for case in VECTORS.reachable(profile)
+    ],
+)
+@pytest.mark.parametrize(
+    "way",
+    [
+        "in-process",
+        pytest.param("ioctl", marks=pytest.mark.fuse),
+        pytest.param("frames", marks=pytest.mark.fuse),
+    ],
+)
+def test_case(
+    way: str, profile: Profile, case: Case, xe_target: Callable[..., Target[Any]]
+) -> None:
+    play(VECTORS, case, xe_target(way, **device_options(profile)))
+
+
+def test_every_row_has_a_case() -> None:
+    covered = {case.row for case in VECTORS.cases}
+    rows = {f"{section}/{row}" for section, rows in VECTORS.tables.items() for row in rows}
+    assert rows - covered == set()
+
+
+def test_what_blocks_a_case_is_known() -> None:
+    assert {case.blocked_by for case in VECTORS.cases} <= {"", *VECTORS.subjects}
