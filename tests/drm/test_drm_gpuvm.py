@@ -59,9 +59,7 @@ def test_it_is_ordered_however_it_was_filled() -> None:
         (11, 24, [(10, 12)]),
     ],
 )
-def test_a_range_finds_what_touches_it(
-    start: int, end: int, found: list[tuple[int, int]]
-) -> None:
+def test_a_range_finds_what_touches_it(start: int, end: int, found: list[tuple[int, int]]) -> None:
     assert _bounds(_space((2, 4), (4, 8), (10, 12)).find_range(start, end)) == found
 
 
@@ -222,7 +220,9 @@ def _map_naively(
 
 
 bind_plans = st.lists(
-    st.tuples(st.sampled_from(("bo", "null", "mirror", "mirror", "hole")), ranges, st.integers(0, 3)),
+    st.tuples(
+        st.sampled_from(("bo", "null", "mirror", "mirror", "hole")), ranges, st.integers(0, 3)
+    ),
     max_size=12,
 )
 
@@ -279,9 +279,7 @@ def test_what_a_split_leaves_inherits_all_advice(setup: Setup) -> None:
     device.madvise_purgeable(vm, 0, PAGE, xe_drm.DRM_XE_VMA_PURGEABLE_STATE_DONTNEED)
     device.vm_bind(vm, [op_unmap(2 * PAGE, 2 * PAGE)])
     (shown,) = setup.target.state()["vms"]
-    kept = [
-        (vma["flags"], vma["pat_index"], vma["atomic"], vma["state"]) for vma in shown["vmas"]
-    ]
+    kept = [(vma["flags"], vma["pat_index"], vma["atomic"], vma["state"]) for vma in shown["vmas"]]
     expected = (xe_drm.DRM_XE_VM_BIND_FLAG_READONLY, 3, xe_drm.DRM_XE_ATOMIC_DEVICE, "DONTNEED")
     assert kept == [expected, expected]
     # A map over all of it starts afresh; that needs a BO that somebody needs.

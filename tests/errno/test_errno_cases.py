@@ -47,7 +47,3 @@ def test_every_row_has_a_case() -> None:
     covered = {case.row for case in VECTORS.cases}
     rows = {f"{section}/{row}" for section, rows in VECTORS.tables.items() for row in rows}
     assert rows - covered == set()
-
-
-def test_what_blocks_a_case_is_known() -> None:
-    assert {case.blocked_by for case in VECTORS.cases} <= {"", *VECTORS.subjects}

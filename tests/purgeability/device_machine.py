@@ -127,13 +127,11 @@ class DeviceMachine(RuleBasedStateMachine):
         Returns what the call does, True when that is nothing.
         """
         before = self.xe.show()
-        try:
-            return call() or True
-        except OSError as error:
-            assert error.errno in REFUSALS, error
+        answer, refusal = _outcome(call)
+        if refusal is not None:
             found = changes(before, self.xe.show(), reclaim=reclaim)
-            assert self._leaves_traces(reclaim) or not found, f"{error}: {found}"
-            return None
+            assert self._leaves_traces(reclaim) or not found, f"{refusal}: {found}"
+        return answer
 
     def _leaves_traces(self, bind: bool) -> bool:
         """The older policies do not forget a bind that failed: `tests.model` knows how."""
@@ -285,9 +283,7 @@ class DeviceMachine(RuleBasedStateMachine):
         """Advice on a range, or on all that the VM maps."""
         owner, vm_id = self.vms[vm % len(self.vms)]
         first, count = (0, 2 * SPACE_PAGES) if start is None else (start, pages)
-        self.attempt(
-            lambda: owner.madvise_purgeable(vm_id, first * PAGE, count * PAGE, state)
-        )
+        self.attempt(lambda: owner.madvise_purgeable(vm_id, first * PAGE, count * PAGE, state))
 
     @precondition(lambda self: self.vms and len(self.handles) < MAX_HANDLES)
     @rule(vm=some, pages=st.integers(1, 16), start=starts, placement=placements)
@@ -305,19 +301,14 @@ class DeviceMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.vms)
     @rule(vm=some, start=starts, pages=lengths, atomic=st.booleans(), value=st.integers(0, 3))
-    def madvise_otherwise(
-        self, vm: int, start: int, pages: int, atomic: bool, value: int
-    ) -> None:
+    def madvise_otherwise(self, vm: int, start: int, pages: int, atomic: bool, value: int) -> None:
         """Advice that splits mappings without a BO at its edges."""
         owner, vm_id = self.vms[vm % len(self.vms)]
         advise = owner.madvise_atomic if atomic else owner.madvise_pat
         before = self.xe.show()
-        try:
-            advise(vm_id, start * PAGE, pages * PAGE, value)
-        except OSError as error:
-            assert error.errno in REFUSALS, error
-            # The split comes before some checks, and stays; it must lose nothing.
-            assert _mapped(self.xe.show()) == _mapped(before), error
+        _outcome(lambda: advise(vm_id, start * PAGE, pages * PAGE, value))
+        # The split comes before some checks, and stays if they refuse; it must lose nothing.
+        assert _mapped(self.xe.show()) == _mapped(before)
 
     # --- sharing --------------------------------------------------------------------------
 
@@ -376,6 +367,16 @@ class DeviceMachine(RuleBasedStateMachine):
             owner.close_fd(fd)
         self.target.close_all()
         check_nothing_left(self.xe)
+
+
+def _outcome(call: Callable[[], Any]) -> tuple[Any, OSError | None]:
+    """What a call returns, True when that is nothing; or how it was refused."""
+    try:
+        return call() or True, None
+    except OSError as error:
+        refusal = error
+    assert refusal.errno in REFUSALS, refusal
+    return None, refusal
 
 
 def _mapped(state: dict[str, Any]) -> list[set[tuple[int, str]]]:

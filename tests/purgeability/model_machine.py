@@ -32,9 +32,7 @@ starts = st.integers(0, 11)
 lengths = st.integers(1, 8)
 advices = st.sampled_from(("WILLNEED", "DONTNEED"))
 #: A start, a length, and a BO to map or None to unmap.
-array_ops = st.lists(
-    st.tuples(starts, lengths, st.one_of(st.none(), some)), min_size=2, max_size=4
-)
+array_ops = st.lists(st.tuples(starts, lengths, st.one_of(st.none(), some)), min_size=2, max_size=4)
 
 
 def _pick(things: list[str], which: int) -> str:

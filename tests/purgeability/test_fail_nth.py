@@ -96,7 +96,9 @@ class Call(NamedTuple):
 def _create(file: str, size: int, placement: int, **more: Any) -> Callable[[Program], object]:
     def run(program: Program) -> object:
         device: Device = getattr(program, file)
-        wanted = {key: program.made[value] if key == "vm_id" else value for key, value in more.items()}
+        wanted = {
+            key: program.made[value] if key == "vm_id" else value for key, value in more.items()
+        }
         return device.gem_create(size * PAGE, placement, **wanted)
 
     return run

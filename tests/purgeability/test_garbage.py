@@ -6,7 +6,6 @@ is gone when its clients are, failed calls included.
 
 from __future__ import annotations
 
-import errno
 import gc
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from tests.model.purgeability_ops import POLICIES, Policy
 from uapi import xe_drm
 from xedev.client import Device, UserFence
 from xedev.client.memory import op_map, op_map_null, op_prefetch, op_unmap, op_unmap_all
+from xedev.node.local import LocalTransport
 from xedev.testing.target import LocalTarget
 from xedev.xe.xe_device import FAULT_POINTS, XeConfig, XeDevice
 
@@ -118,7 +118,7 @@ def _purge(client: Client) -> None:
 
 def _share(client: Client) -> None:
     fd = client.device.prime_handle_to_fd(client.one)
-    other = client.target.device()
+    other = Device(LocalTransport(client.target.xe))
     other.prime_fd_to_handle(fd)
     client.device.close_fd(fd)
     other.prime_handle_to_token(other.import_foreign(PAGE))

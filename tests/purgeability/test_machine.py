@@ -31,7 +31,5 @@ def test_random_programs(machine: type[RuleBasedStateMachine], policy: Policy) -
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.__name__)
-def test_many_long_random_programs(
-    machine: type[RuleBasedStateMachine], policy: Policy
-) -> None:
+def test_many_long_random_programs(machine: type[RuleBasedStateMachine], policy: Policy) -> None:
     _run(machine, policy, LONG)

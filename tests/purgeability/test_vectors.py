@@ -40,9 +40,7 @@ def _fails_an_export(vector: PurgeVector) -> bool:
     return any(isinstance(step.step, ops.Export) and step.step.fail for step in vector.steps)
 
 
-def _play(
-    vector: PurgeVector, policy: Policy, route: Route, make: TargetMaker, point: str
-) -> None:
+def _play(vector: PurgeVector, policy: Policy, route: Route, make: TargetMaker, point: str) -> None:
     target = make(route.way, profile=route.profile, purgeability=policy)
     device = ClientDevice(target.device, target, region=route.region, export_point=point)
     try:
@@ -55,9 +53,7 @@ def _play(
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.id)
-def test_vector(
-    vector: PurgeVector, policy: Policy, route: Route, xe_target: TargetMaker
-) -> None:
+def test_vector(vector: PurgeVector, policy: Policy, route: Route, xe_target: TargetMaker) -> None:
     _play(vector, policy, route, xe_target, EXPORT_POINTS[0])
 
 

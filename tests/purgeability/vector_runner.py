@@ -170,8 +170,7 @@ class ClientDevice:
         try:
             return _CALLS[type(step)](self, step) or Result()
         except OSError as error:
-            assert error.errno is not None
-            return Result(errno.errorcode[error.errno])
+            return Result(errno.errorcode[error.errno or 0])
 
     def file(self, name: str) -> Device:
         """The DRM file of that name, opened at its first use."""
@@ -351,16 +350,12 @@ _CALLS: dict[type[Step], Callable[[ClientDevice, Any], Result]] = {
     ops.Unbind: lambda device, step: device.vm_bind(step.vm, device.array_op(step)),
     ops.UnmapAll: lambda device, step: device.unmap_all(step.vm, step.bo),
     ops.Array: lambda device, step: device.array(step.ops),
-    ops.Madvise: lambda device, step: device.madvise(
-        step.vm, step.start, step.pages, step.advice
-    ),
+    ops.Madvise: lambda device, step: device.madvise(step.vm, step.start, step.pages, step.advice),
     ops.Prefetch: lambda device, step: device.prefetch(step.vm, step.start, step.pages),
     ops.Pressure: lambda device, step: device.pressure(step.bo),
     ops.Mmap: lambda device, step: device.mmap(step.bo, step.file),
     ops.Fault: lambda device, step: device.fault(step.bo, step.file),
-    ops.Export: lambda device, step: device.export(
-        step.bo, step.fd, step.file, fail=step.fail
-    ),
+    ops.Export: lambda device, step: device.export(step.bo, step.fd, step.file, fail=step.fail),
     ops.Import: lambda device, step: device.import_fd(step.fd, step.file),
     ops.CloseFd: lambda device, step: device.close_fd(step.fd),
     ops.GemClose: lambda device, step: device.gem_close(step.bo, step.file),

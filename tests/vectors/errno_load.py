@@ -8,6 +8,7 @@ The file is data for two runners, a C program (`tests.errno.cgen`) and one in Py
 ``steps``   ioctls that prepare a case; each may save one output under its own name
 ``cases``   one ioctl under test each, what comes before it, what it must answer
 ``tables``  the rows that must have a case, by section of memory.md
+``subjects`` what cases can be blocked by, and the issue that brings it
 
 A case's ``row`` is ``section/row``. Where two faults meet, it is the row that must win.
 
@@ -330,6 +331,8 @@ class ErrnoVectors:
     names: Mapping[str, Expr]
     tables: Mapping[str, tuple[str, ...]]
     """Section of the specification -> its rows."""
+    subjects: Mapping[str, str]
+    """What blocks cases -> the issue that brings it."""
     cases: tuple[Case, ...]
 
     def reachable(self, profile: Profile) -> list[Case]:
@@ -355,7 +358,8 @@ class ErrnoVectors:
 def load_errno(path: Path = _HERE / "errno_memory.json") -> ErrnoVectors:
     """Read and check the file."""
     data = json.loads(path.read_text(), object_pairs_hook=_no_duplicates)
-    _known(data, "format", "device", "names", "tables", "bases", "structs", "steps", "cases")
+    parts = ("bases", "structs", "steps", "cases")
+    _known(data, "format", "device", "names", "tables", "subjects", *parts)
     if data["format"] != 1:
         raise ValueError(f"{path} has format {data['format']}")
     reader = _Reader(data)
@@ -364,6 +368,7 @@ def load_errno(path: Path = _HERE / "errno_memory.json") -> ErrnoVectors:
         system=data["device"]["system"],
         names={name: Expr.parse(value) for name, value in data["names"].items()},
         tables={name: tuple(rows.split()) for name, rows in data["tables"].items()},
+        subjects=data["subjects"],
         cases=tuple(reader.case(raw) for raw in data["cases"]),
     )
     _check(vectors)
@@ -529,6 +534,8 @@ def _check(vectors: ErrnoVectors) -> None:
 
 
 def _check_case(vectors: ErrnoVectors, case: Case) -> None:
+    if case.blocked_by and case.blocked_by not in vectors.subjects:
+        raise ValueError(f"no subject {case.blocked_by}")
     if case.call is None and not case.blocked_by:
         raise ValueError("a case that can be reached needs an ioctl")
     known: set[str] = set()

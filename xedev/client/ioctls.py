@@ -47,12 +47,13 @@ class Ioctls:
         """
         try:
             result = self.transport.ioctl(cmd, arg, buffers)
+        except IoctlError as error:
+            # Kept in no other local variable: that would be a cycle through the traceback.
+            self._observe(Call(cmd, arg, -1, error))
+            raise
         except OSError as error:
-            refusal = _refusal(error, cmd)
-            self._observe(Call(cmd, arg, -1, refusal))
-            if refusal is error:
-                raise
-            raise refusal from error
+            self._observe(Call(cmd, arg, -1, _refusal(error, cmd)))
+            raise _refusal(error, cmd) from error
         self._observe(Call(cmd, arg, result, None))
         return result
 
@@ -62,6 +63,4 @@ class Ioctls:
 
 
 def _refusal(error: OSError, cmd: int) -> IoctlError:
-    if isinstance(error, IoctlError):
-        return error
     return IoctlError(error.errno or 0, cmd, getattr(error, "reason", ""))
