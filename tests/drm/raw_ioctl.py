@@ -26,6 +26,7 @@ BAD_ADDRESS = 0x10
 NULL = None
 """The argument of an ioctl made without one."""
 
+
 @cache
 def _blob_type(size: int) -> type[ctypes.Structure]:
     fields = {"_fields_": [("bytes", ctypes.c_uint8 * size)]}
@@ -48,8 +49,7 @@ def _value(transport: Transport, cmd: int, arg: ctypes.Structure | None) -> int:
     try:
         return transport.ioctl(cmd, arg)
     except OSError as error:
-        assert error.errno is not None
-        return -error.errno
+        return -(error.errno or 0)
 
 
 def answer(transport: Transport, cmd: int, data: bytes | None = b"") -> int:

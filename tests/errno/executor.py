@@ -116,8 +116,9 @@ class _Player:
         arg = call.struct()
         self._fill(arg, call.fields)
         error = self._ioctl(call, arg)
-        got, expected = errno_name(error) if error else "OK", call.errno.name
-        assert got == expected, f"{call.label} ({call.ioctl}): {got} instead of {expected}"
+        got = errno_name(error) if error else "OK"
+        where = f"{call.label} ({call.ioctl})"
+        assert error == call.errno.number, f"{where}: {got} instead of {call.errno.name}"
         for out in call.out:
             self._check(call, arg, out)
         if call.save:

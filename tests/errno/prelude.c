@@ -25,6 +25,7 @@
 #include <drm/drm.h>
 #include <drm/xe_drm.h>
 
+@DECLARATIONS@
 #define ON_BMG 1
 #define ON_LNL 2
 #define MAX_PAGES 8
@@ -130,31 +131,26 @@ static int other_fd(struct run *run)
 	return run->other;
 }
 
-/* NODE's directory, then a formatted path from there. */
-static void beside(const struct run *run, char *path, size_t size, const char *format,
-		   const char *name, unsigned int number)
+/* The path of something that lies beside the node. */
+static const char *beside(const struct run *run, const char *name)
 {
+	static char path[4096];
 	const char *slash = strrchr(run->node, '/');
 	int length = slash ? (int)(slash - run->node) : 1;
-	int used = snprintf(path, size, "%.*s", length, slash ? run->node : ".");
 
-	if (used < 0 || (size_t)used >= size)
-		exit(2);
-	if (name)
-		snprintf(path + used, size - used, format, name);
-	else
-		snprintf(path + used, size - used, format, number);
+	snprintf(path, sizeof(path), "%.*s/%s", length, slash ? run->node : ".", name);
+	return path;
 }
 
 /* Write a line to a control file of the mock. */
 static int control(struct run *run, const char *name, const char *text)
 {
-	char path[4096];
+	char file[64];
 	ssize_t size = (ssize_t)strlen(text);
 	int fd;
 
-	beside(run, path, sizeof(path), "/../../debug/dri/0/%s", name, 0);
-	fd = open_or_exit(path);
+	snprintf(file, sizeof(file), "../../debug/dri/0/%s", name);
+	fd = open_or_exit(beside(run, file));
 	if (write(fd, text, size) != size)
 		fail(run, name, "OK", errno_name(errno));
 	close(fd);
@@ -164,10 +160,10 @@ static int control(struct run *run, const char *name, const char *text)
 /* Open the descriptor that a token stands for. */
 static int open_token(struct run *run, uint64_t token, uint64_t *fd)
 {
-	char path[4096];
+	char name[64];
 
-	beside(run, path, sizeof(path), "/.xe-mock-fd/%08x", NULL, (unsigned int)token);
-	run->fds[run->fd_count] = open_or_exit(path);
+	snprintf(name, sizeof(name), ".xe-mock-fd/%08x", (unsigned int)token);
+	run->fds[run->fd_count] = open_or_exit(beside(run, name));
 	*fd = run->fds[run->fd_count++];
 	return run->fd_count < MAX_FDS;
 }
@@ -199,9 +195,8 @@ static void wait_until_empty(const struct run *run)
 {
 	static const struct timespec moment = { 0, 1000000 };
 	static char state[1 << 16];
-	char path[4096];
+	const char *path = beside(run, "../../debug/dri/0/state");
 
-	beside(run, path, sizeof(path), "/../../debug/dri/0/%s", "state", 0);
 	for (int tries = 0; tries < 5000; tries++) {
 		int fd = open(path, O_RDONLY | O_CLOEXEC);
 		ssize_t size, used = 0;
@@ -232,4 +227,34 @@ static void end(struct run *run)
 	for (int i = 0; i < run->page_count; i++)
 		munmap(run->pages[i].start, run->pages[i].size);
 	wait_until_empty(run);
+}
+
+@CASES@
+int main(int argc, char **argv)
+{
+	int profile, ran = 0, failed = 0;
+	const char *pattern = argc > 3 ? argv[3] : "*";
+
+	if (argc < 3 || argc > 4) {
+		fprintf(stderr, "usage: %s NODE PROFILE [PATTERN]\n", argv[0]);
+		return 2;
+	}
+	profile = !strcmp(argv[2], "bmg") ? ON_BMG : !strcmp(argv[2], "lnl") ? ON_LNL : 0;
+	/* Where Yama guards memory, the daemon may read ours. */
+	prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct run run = { .id = cases[i].id, .node = argv[1] };
+
+		if (!(cases[i].profiles & profile) || fnmatch(pattern, run.id, 0))
+			continue;
+		begin(&run);
+		cases[i].play(&run);
+		end(&run);
+		if (!run.failed)
+			printf("ok %s\n", run.id);
+		ran++;
+		failed += run.failed;
+	}
+	printf("%d cases, %d failed\n", ran, failed);
+	return failed || !ran;
 }

@@ -7,18 +7,13 @@ from typing import Any
 
 import pytest
 
+from tests.errno.device import device_options
 from tests.errno.executor import play
 from tests.vectors.errno_load import Case, Profile, load_errno
 from xedev.testing.target import Target
 
 VECTORS = load_errno()
 PROFILES: tuple[Profile, ...] = ("bmg", "lnl")
-
-
-def device_options(profile: Profile) -> dict[str, object]:
-    """What the device must be made with; an integrated one has no VRAM."""
-    options: dict[str, object] = {"profile": profile, "system": VECTORS.system}
-    return options | ({"vram": VECTORS.vram} if profile == "bmg" else {})
 
 
 @pytest.mark.parametrize(
@@ -40,7 +35,7 @@ def device_options(profile: Profile) -> dict[str, object]:
 def test_case(
     way: str, profile: Profile, case: Case, xe_target: Callable[..., Target[Any]]
 ) -> None:
-    play(VECTORS, case, xe_target(way, **device_options(profile)))
+    play(VECTORS, case, xe_target(way, **device_options(VECTORS, profile)))
 
 
 def test_every_row_has_a_case() -> None:

@@ -36,7 +36,7 @@ CAP_SYS_ADMIN, CAP_SYS_NICE = 21, 23
 ALL_CAPS = frozenset(range(41))
 PATIENCE = 20.0  # seconds
 
-_PR_SET_PDEATHSIG, _PR_SET_KEEPCAPS = 1, 8
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS = 1, 4, 8
 _CAPABILITY_VERSION = 0x20080522  # of capset(2): two words of capabilities
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -73,6 +73,8 @@ class Rights:
         _checked(_libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0))
         os.setresuid(self.uid, self.uid, self.uid)
         set_caps(self.caps & _effective())
+        # As after an exec: else /proc shows the process as root's, and as one not to be traced.
+        _checked(_libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0))
 
 
 def _effective() -> frozenset[int]:
@@ -95,15 +97,14 @@ class Child(Generic[T]):
             return
         try:
             os.close(self._answer)
-            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             if rights is not None:
                 rights.take()
+            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # which a change of ids takes back
             answer = pickle.dumps((True, function()))
         except BaseException:  # noqa: BLE001 - told to the parent, whose test fails by it
             answer = pickle.dumps((False, traceback.format_exc()))
-        with contextlib.suppress(OSError):
-            with open(told, "wb") as pipe:
-                pipe.write(answer)
+        with contextlib.suppress(OSError), open(told, "wb") as pipe:
+            pipe.write(answer)
         os._exit(0)
 
     def kill(self, number: int = signal.SIGKILL) -> None:

@@ -44,7 +44,7 @@ def _changed(rng: random.Random, windows: list[Window]) -> list[Window]:
     data = window.data[:length].ljust(length, b"\xa5") if window.data else b""
     if window.address + length > 1 << 64 or bool(data) != bool(window.data):
         length, data = window.length, window.data
-    choices = (
+    choices: tuple[list[Window], ...] = (
         [*windows[:victim], *windows[victim + 1 :]],
         [*windows, window],
         [*windows[:victim], Window(window.address, length, window.flags, data)],
@@ -88,7 +88,7 @@ def corrupted(rng: random.Random, stream: bytes) -> bytes:
 
 def take_replies(received: bytearray) -> list[Reply]:
     """Take all whole replies off a stream; `FrameError` when it is none of replies."""
-    replies = []
+    replies: list[Reply] = []
     while True:
         length = peek_length(received, XE_MOCK_REPLY_MAGIC)
         if length is None or length > len(received):

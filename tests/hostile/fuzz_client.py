@@ -1,7 +1,7 @@
 """A hostile process: it lives many short lives in children, half of which are killed.
 
-``python -m tests.hostile.fuzz_client PLAN`` with a JSON object: see `Plan`.  What must not happen is
-written to stdout as it does, one JSON object a line; a last line tells how much was done.
+``python -m tests.hostile.fuzz_client PLAN`` with a JSON object: see `Plan`.  What must not happen
+is written to stdout when it does, one JSON object a line; a last line tells how much was done.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ _PR_SET_PDEATHSIG = 1
 _DEAD_DAEMON = (errno.ENOTCONN, errno.ECONNABORTED)
 _BUDGET = 400
 """Calls of one life of one thread, at most."""
+_CALLS_OF_A_STEP = {"frames": 20, "mixed": 4}
 _LIFE_LIMIT = 60.0  # seconds
 _DEATH_LIMIT = 20.0
 _FD_LIMIT = 40
@@ -397,6 +398,7 @@ _ACTIONS: tuple[tuple[float, Callable[[Worker], None]], ...] = (
 )
 """Upper limits of the dice; above the last one it is a call."""
 
+
 def _map_and_touch(fd: int) -> None:
     """mmap(2) as a program does that knows nothing of lengths."""
     address = _libc.mmap(0, mmap.PAGESIZE, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
@@ -416,7 +418,7 @@ def live(plan: Plan, label: str, tally: Tally) -> None:
     fds: list[int] = []
     count = 1 if plan.kind == "control" else rng.choice((1, 1, 2, 3))
     workers = [Worker(plan, f"{label}/{number}", tally, fds) for number in range(count)]
-    steps = _BUDGET // (20 if plan.kind == "frames" else 1) // count
+    steps = _BUDGET // _CALLS_OF_A_STEP.get(plan.kind, 1) // count
     for worker in workers[1:]:
         threading.Thread(target=_quietly, args=[worker, steps], daemon=True).start()
     if rng.random() < 0.3 and plan.kind != "control":
@@ -501,9 +503,7 @@ def main(text: str) -> None:
         while tally.calls < plan.calls:
             killed += _one_life(plan, f"{plan.seed}/{lives}", tally, rng)
             lives += 1
-    tell(
-        done=plan.kind, calls=tally.calls, successes=tally.successes, lives=lives, killed=killed
-    )
+    tell(done=plan.kind, calls=tally.calls, successes=tally.successes, lives=lives, killed=killed)
 
 
 if __name__ == "__main__":

@@ -30,9 +30,11 @@ IN, OUT = XE_MOCK_WINDOW_IN, XE_MOCK_WINDOW_OUT
 _U64 = (1 << 64) - 1
 
 _POINTERS = frozenset(
-    "name date desc unique handles points object_ids lessees_ptr objects_ptr next_extension ptr "
-    "data userptr vector_of_binds syncs instances param regs_ptr retained_ptr "
-    "vector_of_mem_attr".split()
+    (
+        *("name", "date", "desc", "unique", "handles", "points", "object_ids", "lessees_ptr"),
+        *("objects_ptr", "next_extension", "ptr", "data", "userptr", "vector_of_binds", "syncs"),
+        *("instances", "param", "regs_ptr", "retained_ptr", "vector_of_mem_attr"),
+    )
 )
 """Fields of eight bytes that hold an address."""
 

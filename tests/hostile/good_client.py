@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from uapi import drm, xe_drm, xe_mock
@@ -209,7 +210,7 @@ def refusals(device: Device) -> None:
     """What must be refused, and how."""
     for cmd, template, error in _REFUSALS:
         arg: Any = None if template is None else type(template).from_buffer_copy(template)
-        expect_errno(lambda cmd=cmd, arg=arg: device.ioctl(cmd, arg), f"{cmd:#x} {arg!r}", error)
+        expect_errno(partial(device.ioctl, cmd, arg), f"{cmd:#x} {arg!r}", error)
 
 
 class Queries:

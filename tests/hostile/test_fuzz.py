@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from tests.hostile import fuzz_client
+from xedev.node.daemon_start import probe
+from xedev.node.fuse_adapter import BackendName
 from xedev.testing.mounts import wait_until_empty
 
 pytestmark = pytest.mark.fuse
@@ -138,10 +140,19 @@ def told_on_failure(seed: str) -> Iterator[None]:
 
 
 @pytest.mark.timeout(240)
-def test_siege(mounted_node: Mount) -> None:
-    daemon = Daemon(mounted_node(fresh=True, vram=VRAM, system=SYSTEM))
-    with told_on_failure("siege"):
-        besiege(daemon, "siege", 100_000, 200)
+@pytest.mark.parametrize(("backend", "calls"), [("fusepy", 100_000), ("mfusepy", 20_000)])
+def test_siege(
+    mounted_node: Mount, monkeypatch: pytest.MonkeyPatch, backend: BackendName, calls: int
+) -> None:
+    if backend == "mfusepy":
+        monkeypatch.setenv("FUSE_LIBRARY_PATH", "libfuse3.so.3")
+    reason = probe(backend)
+    if reason is not None:
+        pytest.skip(reason)
+    daemon = Daemon(mounted_node(fresh=True, vram=VRAM, system=SYSTEM, backend=backend))
+    seed = f"siege of {backend}"
+    with told_on_failure(seed):
+        besiege(daemon, seed, calls, 200)
 
 
 @pytest.mark.slow

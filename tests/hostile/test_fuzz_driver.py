@@ -50,9 +50,7 @@ def make_device(policy: str = "counters", profile: str = "bmg") -> XeDevice:
 class Process:
     """One client with files on all nodes, descriptors of others, and its own way of failing."""
 
-    def __init__(
-        self, xe: XeDevice, seed: str, tgid: int, leader: Process | None = None
-    ) -> None:
+    def __init__(self, xe: XeDevice, seed: str, tgid: int, leader: Process | None = None) -> None:
         """With a ``leader``: another thread of its process, on the same files."""
         self.xe = xe
         self.tgid = tgid
@@ -213,7 +211,7 @@ def check_invariants(xe: XeDevice) -> None:
     for mem_type, manager in xe.ttm.managers.items():
         assert manager.used == used[mem_type] <= manager.size
         assert all(bo.mem_type is mem_type for bo in manager.lru)
-        expected = {bo for bo in manager.lru if bo.populated and bo.is_dontneed()}  # type: ignore[attr-defined]
+        expected = {bo for bo in manager.lru if bo.populated and bo.is_dontneed()}
         assert set(manager.purgeable) == expected
     assert xe.ttm.system_used == used[MemType.SYSTEM] + used[MemType.TT]
     for vm in xe.vms.values():

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -315,7 +316,7 @@ def test_killed_again_and_again_in_the_middle_of_calls(directory: str) -> None:
         work()
 
     for number in range(30):
-        child = Child(lambda frames=number % 2 == 0: client(frames))
+        child = Child(partial(client, frames=number % 2 == 0))
         time.sleep(rng.uniform(0.01, 0.12))
         child.kill()
         assert child.wait(QUICKLY) == -signal.SIGKILL

@@ -9,6 +9,7 @@ import socket
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,7 @@ def test_sys_admin_counts_at_the_open(directory: str) -> None:
                 for caps in ((), admin):
                     set_caps(caps, permitted=admin)
                     for device, handle in zip(devices, handles, strict=True):
-                        codes.append(errno_of(lambda: device.gem_flink(handle)))  # noqa: B023
+                        codes.append(errno_of(partial(device.gem_flink, handle)))
                 return codes, [device.get_client().auth for device in devices]
 
     with open_device(directory, "card0"):  # the master, whose file is authenticated as such
@@ -375,7 +376,6 @@ def _foreign(directory: str, scratch: Path, device: Device) -> dict[str, int]:
         "the DRM file itself": os.dup(fileno(device)),
         "another node": os.open(node(directory, "card0"), os.O_RDWR),
         "the node of frames": os.open(node(directory, "xe-mock"), os.O_RDWR),
-        "a node as a mere path": os.open(node(directory), os.O_PATH),
         "a debug file": os.open(f"{directory}/debug/dri/0/state", os.O_RDONLY),
         "a directory of the mount": os.open(node(directory, ""), os.O_RDONLY),
         "something of /proc": os.open("/proc/self/status", os.O_RDONLY),
@@ -387,16 +387,27 @@ def test_foreign_descriptors_are_no_dma_bufs(directory: str, tmp_path: Path, fra
     with open_device(directory, frames=frames) as device:
         foreign = _foreign(directory, tmp_path, device)
         codes = {
-            what: errno_of(lambda: device.prime_fd_to_handle(fd))  # noqa: B023
-            for what, fd in foreign.items()
+            what: errno_of(partial(device.prime_fd_to_handle, fd)) for what, fd in foreign.items()
         }
         for fd in foreign.values():
             os.close(fd)
-        closed = {errno_of(lambda: device.prime_fd_to_handle(fd)) for fd in foreign.values()}  # noqa: B023
+        closed = {errno_of(partial(device.prime_fd_to_handle, fd)) for fd in foreign.values()}
         numbers = (-1, -(1 << 31), 1 << 20, (1 << 31) - 1, 0x4000_0000)
-        absent = {errno_of(lambda: device.prime_fd_to_handle(fd)) for fd in numbers}  # noqa: B023
+        absent = {errno_of(partial(device.prime_fd_to_handle, fd)) for fd in numbers}
     assert codes == dict.fromkeys(codes, "EINVAL")
     assert closed == absent == {"EBADF"}
+
+
+def test_a_mere_path_is_no_descriptor(directory: str) -> None:
+    """O_PATH gives a number that fget() does not know."""
+    with open_device(directory) as device:
+        fd = device.prime_handle_to_fd(device.gem_create(SIZE, 1))
+        paths = (f"/proc/self/fd/{fd}", node(directory), os.devnull)
+        mere = [os.open(path, os.O_PATH) for path in paths]
+        codes = {errno_of(partial(device.prime_fd_to_handle, number)) for number in mere}
+        for number in (fd, *mere):
+            os.close(number)
+    assert codes == {"EBADF"}
 
 
 def test_a_dma_buf_of_another_mount_is_foreign(

@@ -21,6 +21,24 @@ def elsewhere(call: Callable[[], T]) -> T:
         return pool.submit(call).result(_TIMEOUT)
 
 
+def take_and_give_back(mutex: Mutex) -> bool:
+    """Whether a mutex can be had."""
+    taken = mutex.trylock()
+    if taken:
+        mutex.unlock()
+    return taken
+
+
+def read(sem: RwSem) -> None:
+    sem.down_read()
+    sem.up_read()
+
+
+def write(sem: RwSem) -> None:
+    sem.down_write()
+    sem.up_write()
+
+
 # --- mutexes -------------------------------------------------------------------------------
 
 
@@ -58,7 +76,7 @@ def test_trylock_does_not_wait() -> None:
     assert not mutex.trylock(), "not even for its owner"
     assert not elsewhere(mutex.trylock)
     mutex.unlock()
-    assert elsewhere(lambda: (mutex.trylock(), mutex.unlock())[0])
+    assert elsewhere(lambda: take_and_give_back(mutex))
 
 
 def test_an_exception_unlocks() -> None:
@@ -74,15 +92,15 @@ def test_an_exception_unlocks() -> None:
 def test_readers_share_and_keep_the_writer_out() -> None:
     sem = RwSem("s")
     sem.down_read()
-    elsewhere(lambda: (sem.down_read(), sem.up_read()))
+    elsewhere(lambda: read(sem))
     wrote = threading.Event()
 
-    def write() -> None:
+    def write_late() -> None:
         sem.down_write()
         wrote.set()
         sem.up_write()
 
-    thread = threading.Thread(target=write)
+    thread = threading.Thread(target=write_late)
     thread.start()
     assert not wrote.wait(0.05)
     sem.up_read()
@@ -94,7 +112,7 @@ def test_a_writer_keeps_everybody_out() -> None:
     sem = RwSem("s")
     got_in = threading.Event()
 
-    def read() -> None:
+    def read_late() -> None:
         sem.down_read()
         got_in.set()
         sem.up_read()
@@ -102,7 +120,7 @@ def test_a_writer_keeps_everybody_out() -> None:
     sem.down_write()
     assert sem.held_write()
     assert not elsewhere(sem.held_write)
-    thread = threading.Thread(target=read)
+    thread = threading.Thread(target=read_late)
     thread.start()
     assert not got_in.wait(0.05)
     sem.up_write()
@@ -171,13 +189,13 @@ def test_what_was_given_back_no_longer_counts(vm: RwSem, resv: Mutex) -> None:
 
 def test_order_is_a_matter_of_one_thread(vm: RwSem, resv: Mutex) -> None:
     with resv:
-        elsewhere(lambda: (vm.down_write(), vm.up_write()))
+        elsewhere(lambda: write(vm))
 
 
 def test_a_refused_lock_is_not_taken(vm: RwSem, resv: Mutex) -> None:
     with resv, pytest.raises(KernelBug):
         vm.down_write()
-    elsewhere(lambda: (vm.down_write(), vm.up_write()))
+    elsewhere(lambda: write(vm))
     vm.down_write()
     vm.up_write()
 

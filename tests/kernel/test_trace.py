@@ -21,14 +21,15 @@ _TIMEOUT = 10.0  # seconds
 
 def test_nothing_is_told_while_nobody_listens() -> None:
     trace = Tracepoints()
-    assert not trace.enabled
+    enabled = [trace.enabled]
     trace.emit("before")
     listener = trace.subscribe()
-    assert trace.enabled
+    enabled.append(trace.enabled)
     trace.emit("during", number=1)
     listener.close()
-    assert not trace.enabled
+    enabled.append(trace.enabled)
     trace.emit("after")
+    assert enabled == [False, True, False]
     (event,) = listener.drain()
     assert (event["event"], event["number"]) == ("during", 1)
     assert isinstance(event["time"], int)

@@ -110,7 +110,7 @@ class DeviceMachine(RuleBasedStateMachine):
     def make(self, discrete: bool, flags: int) -> None:
         config = XeConfig(
             profile="bmg" if discrete else "lnl",
-            vram=VRAM_PAGES * PAGE,
+            vram=VRAM_PAGES * PAGE if discrete else None,
             system=SYSTEM_PAGES * PAGE,
             purgeability=self.policy,
         )

@@ -20,7 +20,7 @@ from tests.model.purgeability_ops import POLICIES, Policy
 from tests.purgeability.invariants import Invariants, changes, check_nothing_left
 from tests.purgeability.vector_runner import PAGE
 from uapi import xe_drm
-from xedev.client import Device, UserFence
+from xedev.client import UserFence
 from xedev.client.memory import (
     op_map,
     op_map_null,
@@ -93,27 +93,20 @@ class Call(NamedTuple):
     run: Callable[[Program], object]
 
 
-def _create(file: str, size: int, placement: int, **more: Any) -> Callable[[Program], object]:
-    def run(program: Program) -> object:
-        device: Device = getattr(program, file)
-        wanted = {
-            key: program.made[value] if key == "vm_id" else value for key, value in more.items()
-        }
-        return device.gem_create(size * PAGE, placement, **wanted)
-
-    return run
+def _create(pages: int, placement: int, flags: int = 0) -> Callable[[Program], object]:
+    return lambda p: p.one.gem_create(pages * PAGE, placement, flags=flags)
 
 
 CALLS = (
     Call("vm", lambda p: p.one.vm_create()),
     Call("fault_vm", lambda p: p.one.vm_create(LR_FAULT)),
-    Call("a", _create("one", 8, VRAM)),
-    Call("b", _create("one", 8, SYSTEM)),
-    Call("deferred", _create("one", 4, BOTH, flags=DEFERRED)),
-    Call("private", _create("one", 4, VRAM, vm_id="vm")),
-    Call("late", _create("one", 4, BOTH, flags=DEFERRED)),
+    Call("a", _create(8, VRAM)),
+    Call("b", _create(8, SYSTEM)),
+    Call("deferred", _create(4, BOTH, DEFERRED)),
+    Call("private", lambda p: p.one.gem_create(4 * PAGE, VRAM, vm_id=p.made["vm"])),
+    Call("late", _create(4, BOTH, DEFERRED)),
     Call("foreign", lambda p: p.one.import_foreign(4 * PAGE)),
-    Call("dumb", lambda p: p.one.gem_mmap_offset(p.made["a"])),
+    Call("mmap offset", lambda p: p.one.gem_mmap_offset(p.made["a"])),
     Call("bind a", lambda p: p.bind("vm", ("a", 0, 8))),
     Call("bind b twice", lambda p: p.bind("vm", ("b", 16, 4), ("b", 32, 8))),
     Call("bind the deferred", lambda p: p.bind("vm", ("deferred", 48, 4))),

@@ -168,7 +168,7 @@ class ClientDevice:
     def apply(self, step: Step) -> Result:
         """Play one step; its errno when it is refused."""
         try:
-            return _CALLS[type(step)](self, step) or Result()
+            return _CALLS[type(step)](self, step)
         except OSError as error:
             return Result(errno.errorcode[error.errno or 0])
 

@@ -476,7 +476,8 @@ class _Reader:
 
     def _step(self, raw: str | dict[str, Any]) -> Step:
         if isinstance(raw, str):
-            raw = {"step": raw}
+            named = self._steps[raw]
+            raw = {"step": raw} if "base" in named else named
         if "control" in raw:
             _known(raw, "control", "text")
             return Control(raw["control"], raw["text"])

@@ -52,16 +52,17 @@ def drm_version(
         version.version_patchlevel,
     ) = device.driver_version
     # Spelt out thrice, because this is the commonest call and runs on every client's first step.
+    # Each length is told before its string is written, so also when the pointer is bad.
     name, date, desc = device.version_strings
-    if version.name and version.name_len:
-        caller.memory.write(version.name, name[: version.name_len])
-    version.name_len = len(name)
-    if version.date and version.date_len:
-        caller.memory.write(version.date, date[: version.date_len])
-    version.date_len = len(date)
-    if version.desc and version.desc_len:
-        caller.memory.write(version.desc, desc[: version.desc_len])
-    version.desc_len = len(desc)
+    room, version.name_len = version.name_len, len(name)
+    if room and version.name:
+        caller.memory.write(version.name, name[:room])
+    room, version.date_len = version.date_len, len(date)
+    if room and version.date:
+        caller.memory.write(version.date, date[:room])
+    room, version.desc_len = version.desc_len, len(desc)
+    if room and version.desc:
+        caller.memory.write(version.desc, desc[:room])
 
 
 def drm_getunique(
@@ -116,7 +117,7 @@ def drm_setversion(
             raise KernelError(errno.EINVAL, f"no interface version {wanted[0]}.{wanted[1]}")
         with device.master_mutex:
             device.interface_version = max(device.interface_version, wanted[1])
-            if wanted[1] >= 1 and file.master is not None and not file.master.unique:
+            if wanted[1] >= 1 and file.master is not None:
                 file.master.unique = _bus_id(device)
     if driver[0] != -1 and (driver[0] != major or not 0 <= driver[1] <= minor):
         raise KernelError(errno.EINVAL, f"no driver version {driver[0]}.{driver[1]}")

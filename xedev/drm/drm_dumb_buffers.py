@@ -37,7 +37,7 @@ def drm_mode_create_dumb_ioctl(
     _check_overflow(args.width, args.height, args.bpp)
     pitch = _align(args.width * _div_round_up(args.bpp, 8), PITCH_ALIGN)
     size = _align(pitch * args.height, device.dumb_alignment)
-    if pitch > U32_MAX or pitch * args.height > U32_MAX or not size:
+    if pitch > U32_MAX or size > U32_MAX:
         raise KernelError(errno.EINVAL, "the buffer's size overflows")
     args.handle = device.dumb_create(file, size)
     args.pitch, args.size = pitch, size

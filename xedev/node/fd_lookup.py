@@ -7,6 +7,7 @@ mount of each, and every file that an ioctl may be handed (a dma-buf) has an ino
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +41,8 @@ class FdLookup:
             raise KernelError(errno.EBADF, "the caller lives outside of the mock's pid namespace")
         try:
             return self._find(tid, fd)
+        except KernelError:
+            raise
         except FileNotFoundError:
             raise KernelError(errno.EBADF, f"fd {fd} is not open") from None
         except OSError as error:
@@ -48,6 +51,8 @@ class FdLookup:
 
     def _find(self, tid: int, fd: int) -> File | None:
         info = _numbers(Path(f"/proc/{tid}/fdinfo/{fd}").read_text())
+        if info.get("flags", 0) & os.O_PATH:
+            raise KernelError(errno.EBADF, f"fd {fd} is a mere path (O_PATH)")
         file = self._by_inode(info.get("ino", 0))
         if file is None:
             return None
@@ -60,6 +65,10 @@ class FdLookup:
 
 
 def _numbers(fdinfo: str) -> dict[str, int]:
-    """The decimal fields of an fdinfo file (proc(5))."""
+    """The fields of an fdinfo file that are numbers; ``flags`` is octal (proc(5))."""
     lines = (line.split(":", 1) for line in fdinfo.splitlines() if ":" in line)
-    return {key: int(value) for key, value in lines if value.strip().isdecimal()}
+    return {
+        key: int(value, 8 if key == "flags" else 10)
+        for key, value in lines
+        if value.strip().isdecimal()
+    }

@@ -106,4 +106,5 @@ def transport(
     request: pytest.FixtureRequest, xe_target: Callable[..., Target[Any]]
 ) -> AnyTransport:
     """An open render node of a device with the default options, in each of the three ways."""
-    return xe_target(request.param).open()
+    target: Target[AnyTransport] = xe_target(request.param)
+    return target.open()
