@@ -5,19 +5,20 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
-from tests.drm.raw_ioctl import answer, raw
-from uapi import drm, xe_drm
+from tests.drm.raw_ioctl import raw
+from uapi import drm
 from uapi.xe_mock import XE_MOCK_TOKEN_BASE
 from xedev.client import Device, IoctlError, Transport
 from xedev.client.memory import op_map
 from xedev.drm.dma_buf import DmaBuf, DmaBufFile
 from xedev.kernel.caller import CAP_SYS_ADMIN
 from xedev.node.local import LocalTransport
-from xedev.xe.xe_device import XeDevice
+from xedev.xe.xe_device import XeConfig, XeDevice
 
 PAGE = 4096
 SYSTEM, VRAM = 1, 2
@@ -320,3 +321,156 @@ def test_import_that_fails(xe_device: XeDevice, a: Device, b: Device) -> None:
     assert bos(xe_device) == [(1, 1, True)]
     assert b.prime_fd_to_handle(fd) == 1
     a.close_fd(fd)
+
+
+@pytest.mark.parametrize("first_closed", [0, 1])
+def test_two_exported_handles_of_one_bo(a: Device, first_closed: int) -> None:
+    """As long as one of them is there, an import finds it and makes no third."""
+    handle = a.gem_create(PAGE, SYSTEM)
+    again, _ = a.gem_open(a.gem_flink(handle))
+    pair = [handle, again]
+    for fd in [a.prime_handle_to_fd(number) for number in pair]:
+        assert a.prime_fd_to_handle(fd) in pair
+        a.close_fd(fd)
+    fd = a.prime_handle_to_fd(handle)
+    a.gem_close(pair.pop(first_closed))
+    assert a.prime_fd_to_handle(fd) == pair[0]
+    a.gem_close(pair[0])
+    assert a.prime_fd_to_handle(fd) == 1
+    a.close_fd(fd)
+
+
+# ---- two devices -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lunar() -> Iterator[Device]:
+    """A file of another device."""
+    device = opened(XeDevice(XeConfig(profile="lnl")))
+    yield device
+    device.close()
+
+
+def test_a_bo_of_another_device(xe_device: XeDevice, a: Device, lunar: Device) -> None:
+    """An object of its own that stands for the memory."""
+    fd = lunar.prime_handle_to_fd(lunar.gem_create(3 * PAGE, SYSTEM))
+    handle = a.prime_fd_to_handle(fd)
+    assert a.prime_fd_to_handle(fd) == handle
+    info = a.bo_info(handle)
+    assert (info.size, info.imported, info.exported) == (3 * PAGE, 1, 0)
+    again = a.prime_handle_to_fd(handle)
+    assert dma_buf(a, again) is dma_buf(lunar, fd)
+    assert lunar.prime_fd_to_handle(again) == 1, "home again"
+    for descriptor in (fd, again):
+        a.close_fd(descriptor)
+    a.gem_close(handle)
+    assert bos(xe_device) == []
+
+
+def test_memory_that_another_device_cannot_reach(
+    xe_device: XeDevice, a: Device, lunar: Device
+) -> None:
+    fd = a.prime_handle_to_fd(a.gem_create(PAGE, VRAM))
+    arg = bytes(drm.drm_prime_handle(handle=0xA5A5, fd=fd))
+    assert raw(lunar.transport, IMPORT, arg) == (-errno.EOPNOTSUPP, arg)
+    movable = a.prime_handle_to_fd(a.gem_create(PAGE, VRAM | SYSTEM))
+    assert lunar.prime_fd_to_handle(movable) == 1
+    for descriptor in (fd, movable):
+        a.close_fd(descriptor)
+
+
+def test_the_importer_keeps_the_exporters_memory(
+    xe_device: XeDevice, a: Device, lunar: Device
+) -> None:
+    fd = a.prime_handle_to_fd(a.gem_create(PAGE, SYSTEM))
+    handle = lunar.prime_fd_to_handle(fd)
+    local(a).close_fd(fd)
+    a.close()
+    assert bos(xe_device) == [(1, 0, True)]
+    lunar.gem_close(handle)
+    assert bos(xe_device) == []
+
+
+# ---- tokens ------------------------------------------------------------------------------------
+
+
+def open_token(device: Device, token: int) -> int:
+    """The errno of opening a token's file, 0 for success; the descriptor is closed again."""
+    try:
+        fd = device.transport.open_fd(token, RDWR)
+    except OSError as error:
+        return error.errno or -1
+    device.transport.close_fd(fd)
+    return 0
+
+
+def test_a_token_is_good_for_one_descriptor(xe_device: XeDevice, a: Device) -> None:
+    token = a.prime_handle_to_token(a.gem_create(PAGE, SYSTEM))
+    assert show(xe_device)["devices"][0]["pending_fds"] == 1
+    assert open_token(a, token + 1) == errno.ENOENT
+    assert open_token(a, token) == 0
+    assert open_token(a, token) == errno.ENOENT
+    assert show(xe_device)["devices"][0]["pending_fds"] == 0
+
+
+def test_tokens_are_never_used_again(a: Device) -> None:
+    handle = a.gem_create(PAGE, SYSTEM)
+    tokens = []
+    for _ in range(20):
+        tokens.append(a.prime_handle_to_token(handle))
+        assert open_token(a, tokens[-1]) == 0
+    assert len(set(tokens)) == 20
+    assert min(tokens) >= XE_MOCK_TOKEN_BASE
+
+
+def test_a_token_is_of_its_process(xe_device: XeDevice, a: Device) -> None:
+    stranger = Device(LocalTransport(xe_device, tgid=STRANGER))
+    token = a.prime_handle_to_token(a.gem_create(PAGE, SYSTEM))
+    assert open_token(stranger, token) == errno.EACCES
+    assert open_token(a, token) == 0, "the attempt does not use it up"
+
+
+def test_a_token_is_no_descriptor(a: Device) -> None:
+    token = a.prime_handle_to_token(a.gem_create(PAGE, SYSTEM))
+    refused(errno.EBADF, lambda: a.prime_fd_to_handle(token))
+    assert open_token(a, token) == 0
+
+
+def test_tokens_end_with_their_file(xe_device: XeDevice, a: Device, b: Device) -> None:
+    """What was never opened keeps nothing alive."""
+    token = a.prime_handle_to_token(a.gem_create(PAGE, SYSTEM))
+    a.close()
+    assert bos(xe_device) == []
+    assert open_token(b, token) == errno.ENOENT
+
+
+# ---- through every transport -------------------------------------------------------------------
+
+
+def test_prime_through(transport: Transport) -> None:
+    device = Device(transport)
+    handle = device.gem_create(2 * PAGE, SYSTEM)
+    fd = device.prime_handle_to_fd(handle)
+    assert device.prime_fd_to_handle(fd) == handle
+    number = device.bo_info(handle).id
+    device.gem_close(handle)
+    assert device.prime_fd_to_handle(fd) == 1
+    info = device.bo_info(1)
+    assert (info.id, info.exported, info.size) == (number, 1, 2 * PAGE)
+    for flags in (1, 4, U32):
+        refused(errno.EINVAL, partial(device.prime_handle_to_token, 1, flags))
+    refused(errno.ENOENT, lambda: device.prime_handle_to_fd(2))
+    refused(errno.EBADF, lambda: device.prime_fd_to_handle(-1))
+    private = device.gem_create(PAGE, SYSTEM, vm_id=device.vm_create())
+    refused(errno.EPERM, lambda: device.prime_handle_to_fd(private))
+    device.close_fd(fd)
+    refused(errno.EBADF, lambda: device.prime_fd_to_handle(fd))
+    token = device.prime_handle_to_token(1)
+    assert token >= XE_MOCK_TOKEN_BASE
+    refused(errno.EBADF, lambda: device.prime_fd_to_handle(token))
+    assert open_token(device, token) == 0
+    assert open_token(device, token) == errno.ENOENT
+
+
+def test_something_else_through(transport: Transport, null_fd: int) -> None:
+    refused(errno.EINVAL, lambda: Device(transport).prime_fd_to_handle(null_fd))

@@ -230,6 +230,11 @@ class Memory:
     place: Place
     """``page``: on a page boundary; ``page_end``: nothing is mapped behind its last byte."""
 
+    def expressions(self) -> Iterator[Expr]:
+        """Everything that is put into it."""
+        for item in self.items:
+            yield from [item] if isinstance(item, Expr) else item.values()
+
 
 @dataclass(frozen=True, slots=True)
 class Out:
@@ -265,8 +270,7 @@ class Call:
         """Everything that goes into the call."""
         yield from self.fields.values()
         for memory in self.memory:
-            for item in memory.items:
-                yield from [item] if isinstance(item, Expr) else item.values()
+            yield from memory.expressions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -441,15 +445,20 @@ class _Reader:
         memory = dict(base["memory"])
         for name, value in raw.get("memory", {}).items():
             memory[name] = {**memory.get(name, {}), **value}
+        fields = _fields(struct, {**base["set"], **raw.get("set", {})})
+        out = tuple(_out(path, value) for path, value in raw.get("out", {}).items())
+        used = _used([*fields.values()], [self._memory(*item) for item in memory.items()], out)
+        if idle := set(raw.get("memory", {})) - {item.name for item in used}:
+            raise ValueError(f"nothing points to {sorted(idle)} in {raw}")
         return Call(
             label=label,
             ioctl=base["ioctl"],
             struct=struct,
             file=raw.get("file", "drm"),
-            fields=_fields(struct, {**base["set"], **raw.get("set", {})}),
-            memory=tuple(self._memory(name, value) for name, value in memory.items()),
+            fields=fields,
+            memory=used,
             errno=Errno(raw.get("errno", "OK")),
-            out=tuple(_out(path, value) for path, value in raw.get("out", {}).items()),
+            out=out,
             save=raw.get("save", ""),
         )
 
@@ -496,6 +505,19 @@ class _Reader:
         named = self._steps[raw["step"]]
         merged = {**named, **fields, "set": {**named.get("set", {}), **fields.get("set", {})}}
         return self._call(raw.get("as", raw["step"]), merged)
+
+
+def _used(
+    reached: list[Expr], memory: list[Memory], out: tuple[Out, ...]
+) -> tuple[Memory, ...]:
+    """The memory that the argument leads to; a case may have turned a base's pointer away."""
+    names: set[str] = set()
+    while reached:
+        found = {t.text for expr in reached for t in expr.tokens if t.kind == "address"} - names
+        names |= found
+        reached = [expr for item in memory if item.name in found for expr in item.expressions()]
+    names |= {item.place for item in out}
+    return tuple(item for item in memory if item.name in names)
 
 
 def _fields(struct: type[Any], raw: Mapping[str, Any]) -> Fields:
