@@ -54,9 +54,7 @@ _SCALARS = {"u8": "uint8_t", "u32": "uint32_t", "u64": "uint64_t"}
 def program(vectors: ErrnoVectors) -> str:
     """The whole source."""
     cases = [case for case in vectors.cases if not case.blocked_by]
-    declarations = "\n".join(
-        [_names(vectors), _private(), _errno_names(cases), _saved(cases), ""]
-    )
+    declarations = "\n".join([_names(vectors), _private(), _errno_names(cases), _saved(cases), ""])
     text = _PRELUDE.read_text(encoding="utf-8")
     text = text.replace("@DECLARATIONS@", declarations)
     return text.replace("@CASES@", "\n".join(_Writer().cases(cases)))
@@ -80,9 +78,8 @@ def _names(vectors: ErrnoVectors) -> str:
     """The file's own names, as macros."""
     lines = []
     for name, expr in vectors.names.items():
-        value = expr.value(vectors.constant)
-        number = f"{value:#x}ULL" if value > _INT_MAX else str(value)
-        lines.append(f"#define {name} {number}")
+        text = _c(expr)
+        lines.append(f"#define {name} {text if len(expr.tokens) == 1 else f'({text})'}")
     return "\n".join([*lines, ""])
 
 
@@ -108,11 +105,11 @@ def _errno_names(cases: list[Case]) -> str:
 def _saved(cases: list[Case]) -> str:
     """What steps can save, by label."""
     labels = {call.label for call in _calls(cases) if call.save}
-    labels |= {
-        step.label for case in cases for step in case.steps() if isinstance(step, OpenToken)
-    }
+    labels |= {step.label for case in cases for step in case.steps() if isinstance(step, OpenToken)}
     rows = [f"\tuint64_t {label};" for label in sorted(labels)]
-    return "\n".join(["/* What earlier steps of a case answered. */", "struct saved {", *rows, "};"])
+    return "\n".join(
+        ["/* What earlier steps of a case answered. */", "struct saved {", *rows, "};"]
+    )
 
 
 # ---- expressions -----------------------------------------------------------------------------
@@ -173,7 +170,8 @@ def _call_body(call: Call) -> list[str]:
     lines += _assignments("arg", call.fields)
     fd = "run->drm" if call.file == "drm" else "other_fd(run)"
     expected = "0" if call.errno.name == "OK" else call.errno.name
-    lines.append(_check(f'call(run, "{call.label}", {fd}, {call.ioctl}, &arg, {expected})'))
+    what = call.ioctl if call.label == "arg" else call.label
+    lines.append(_check(f'call(run, "{what}", {fd}, {call.ioctl}, &arg, {expected})'))
     lines += [_check(_compare(out)) for out in call.out]
     if call.save:
         lines.append(f"run->saved.{call.label} = arg.{call.save};")

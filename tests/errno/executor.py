@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from contextlib import ExitStack
 from typing import Any
@@ -133,8 +134,7 @@ class _Player:
         try:
             self._file(call.file).ioctl(registry.BY_NAME[call.ioctl].cmd, arg, buffers)
         except OSError as error:
-            assert error.errno is not None
-            return error.errno
+            return error.errno or errno.EIO
         return 0
 
     def _allocate(self, memory: Memory) -> ctypes.Array[Any]:

@@ -163,9 +163,11 @@ static int open_token(struct run *run, uint64_t token, uint64_t *fd)
 	char name[64];
 
 	snprintf(name, sizeof(name), ".xe-mock-fd/%08x", (unsigned int)token);
+	if (run->fd_count == MAX_FDS)
+		return fail(run, "descriptors", "less", "more than the program has room for");
 	run->fds[run->fd_count] = open_or_exit(beside(run, name));
 	*fd = run->fds[run->fd_count++];
-	return run->fd_count < MAX_FDS;
+	return 1;
 }
 
 static int close_fd(struct run *run, uint64_t fd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from tests.errno.device import device_options
 from tests.errno.executor import play
-from tests.vectors.errno_load import Case, Profile, load_errno
+from tests.vectors.errno_load import Case, Errno, Expr, Out, Profile, load_errno
 from xedev.testing.target import Target
 
 VECTORS = load_errno()
@@ -42,3 +43,17 @@ def test_every_row_has_a_case() -> None:
     covered = {case.row for case in VECTORS.cases}
     rows = {f"{section}/{row}" for section, rows in VECTORS.tables.items() for row in rows}
     assert rows - covered == set()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"errno": Errno("EPERM")}, {"out": (Out("arg.handle", "==", Expr.parse(2)),)}],
+)
+def test_wrong_answers_are_told(
+    wrong: dict[str, Any], xe_target: Callable[..., Target[Any]]
+) -> None:
+    case = next(case for case in VECTORS.cases if case.id == "gem_create.ok")
+    assert case.call is not None
+    case = dataclasses.replace(case, call=dataclasses.replace(case.call, **wrong))
+    with pytest.raises(AssertionError, match="DRM_IOCTL_XE_GEM_CREATE"):
+        play(VECTORS, case, xe_target("in-process", **device_options(VECTORS, "bmg")))

@@ -22,7 +22,9 @@ ARG_ROOM = 4 * PAGE
 """Room for an ioctl's argument: more than its number can say."""
 
 _BASE = 0x10_0000_0000  # far below what the kernel chooses by itself, and above old programs
-_STRIDE = 1 << 24
+# No two multiples of three differ in one bit alone, so no flipped bit leads from one arena into
+# another, where some other thread would wonder who wrote there.
+_STRIDE = 3 << 24
 _GOOD, _ARG, _READONLY, _FORBIDDEN = 0x10000, 0x40000, 0x80000, 0xA0000
 _MAP_FIXED_NOREPLACE = 0x100000
 _PROT_NONE = 0

@@ -51,6 +51,9 @@ REFUSALS = {
     errno.EPERM,
 }
 
+DEFERRED = xe_drm.DRM_XE_GEM_CREATE_FLAG_DEFER_BACKING
+VISIBLE = xe_drm.DRM_XE_GEM_CREATE_FLAG_NEEDS_VISIBLE_VRAM
+
 VM_FLAGS = (
     0,
     xe_drm.DRM_XE_VM_CREATE_FLAG_LR_MODE,
@@ -67,7 +70,6 @@ sizes = st.one_of(st.integers(1, 16), st.just(VRAM_PAGES // 2), st.just(VRAM_PAG
 states = st.sampled_from(
     (xe_drm.DRM_XE_VMA_PURGEABLE_STATE_WILLNEED, xe_drm.DRM_XE_VMA_PURGEABLE_STATE_DONTNEED)
 )
-regions = st.sampled_from((0, 1, CONSULT_PREF_LOC))
 placements = st.sampled_from((1, 2, 3))
 #: Kind, start, length, which BO, offset into it, flag or region.
 bind_ops = st.tuples(
@@ -117,8 +119,8 @@ class DeviceMachine(RuleBasedStateMachine):
         self.xe = XeDevice(config)
         self.target = LocalTarget(self.xe)
         self.checks = Invariants(self.xe)
-        self.open_file()
-        self.vm_create(0, flags)
+        self.files.append(self.target.device())
+        self._vm_create(self.files[0], flags)
         self._gem_create(self.files[0], 4, 1 + discrete)
 
     def attempt(self, call: Callable[[], Any], *, reclaim: bool = False) -> Any:
@@ -141,76 +143,75 @@ class DeviceMachine(RuleBasedStateMachine):
     def everything_holds(self) -> None:
         self.checks.check()
 
-    # --- files ----------------------------------------------------------------------------
+    # --- making ---------------------------------------------------------------------------
 
-    @precondition(lambda self: len(self.files) < MAX_FILES)
-    @rule()
-    def open_file(self) -> None:
-        self.files.append(self.target.device())
-
-    @precondition(lambda self: len(self.files) > 1)
-    @rule(file=some)
-    def close_file(self, file: int) -> None:
-        closed = self.files.pop(file % len(self.files))
-        closed.close()
-        self.handles = [(owner, handle) for owner, handle in self.handles if owner is not closed]
-        self.vms = [(owner, vm) for owner, vm in self.vms if owner is not closed]
-
-    def _file(self, which: int) -> Device:
-        return self.files[which % len(self.files)]
-
-    # --- BOs ------------------------------------------------------------------------------
-
-    @precondition(lambda self: len(self.handles) < MAX_HANDLES)
     @rule(
-        file=some,
+        kind=st.sampled_from(("bo", "bo", "bo", "private", "private", "foreign", "vm", "file")),
+        which=some,
         pages=sizes,
         placement=placements,
-        deferred=st.booleans(),
-        visible=st.booleans(),
-        private=st.one_of(st.none(), some),
+        flags=st.sampled_from((0, 0, DEFERRED, VISIBLE)),
+        vm_flags=st.sampled_from(VM_FLAGS),
     )
-    def gem_create(
-        self,
-        file: int,
-        pages: int,
-        placement: int,
-        deferred: bool,
-        visible: bool,
-        private: int | None,
+    def create(
+        self, kind: str, which: int, pages: int, placement: int, flags: int, vm_flags: int
     ) -> None:
-        owner, vm_id = self._file(file), 0
-        if private is not None and self.vms:
-            owner, vm_id = self.vms[private % len(self.vms)]
-        flags = deferred * xe_drm.DRM_XE_GEM_CREATE_FLAG_DEFER_BACKING
-        if placement & 2:
-            flags |= visible * xe_drm.DRM_XE_GEM_CREATE_FLAG_NEEDS_VISIBLE_VRAM
-        self._gem_create(owner, pages, placement, flags, vm_id)
+        owner = self.files[which % len(self.files)]
+        if kind == "file":
+            if len(self.files) < MAX_FILES:
+                self.files.append(self.target.device())
+        elif kind == "vm":
+            if len(self.vms) < MAX_VMS:
+                self._vm_create(owner, vm_flags)
+        elif len(self.handles) < MAX_HANDLES:
+            if kind == "foreign":
+                self._know(owner, self.attempt(lambda: owner.import_foreign(pages * PAGE)))
+            elif kind == "private" and self.vms:
+                owner, vm_id = self.vms[which % len(self.vms)]
+                self._gem_create(owner, pages, placement, flags, vm_id)
+            else:
+                self._gem_create(owner, pages, placement, flags)
+
+    def _vm_create(self, owner: Device, flags: int) -> None:
+        vm_id = self.attempt(lambda: owner.vm_create(flags))
+        if vm_id is not None:
+            self.vms.append((owner, vm_id))
 
     def _gem_create(
         self, owner: Device, pages: int, placement: int, flags: int = 0, vm_id: int = 0
     ) -> int | None:
+        if not placement & 2:
+            flags &= ~VISIBLE
         handle: int | None = self.attempt(
             lambda: owner.gem_create(pages * PAGE, placement, flags=flags, vm_id=vm_id),
             reclaim=True,
         )
-        if handle is not None:
+        return self._know(owner, handle)
+
+    def _know(self, owner: Device, handle: int | None) -> int | None:
+        """Keep a handle, which may be known already."""
+        if handle is not None and (owner, handle) not in self.handles:
             self.handles.append((owner, handle))
         return handle
 
-    @precondition(lambda self: len(self.handles) < MAX_HANDLES)
-    @rule(file=some, pages=lengths)
-    def import_foreign(self, file: int, pages: int) -> None:
-        owner = self._file(file)
-        handle = self.attempt(lambda: owner.import_foreign(pages * PAGE))
-        if handle is not None:
-            self.handles.append((owner, handle))
-
-    @precondition(lambda self: self.handles)
-    @rule(which=some)
-    def gem_close(self, which: int) -> None:
-        owner, handle = self.handles.pop(which % len(self.handles))
-        owner.gem_close(handle)
+    @rule(
+        kind=st.sampled_from(("handle", "handle", "handle", "fd", "fd", "vm", "file")), which=some
+    )
+    def end(self, kind: str, which: int) -> None:
+        if kind == "handle" and self.handles:
+            owner, handle = self.handles.pop(which % len(self.handles))
+            owner.gem_close(handle)
+        elif kind == "fd" and self.fds:
+            owner, fd = self.fds.pop(which % len(self.fds))
+            owner.close_fd(fd)
+        elif kind == "vm" and self.vms:
+            owner, vm_id = self.vms.pop(which % len(self.vms))
+            owner.vm_destroy(vm_id)
+        elif kind == "file" and len(self.files) > 1:
+            closed = self.files.pop(which % len(self.files))
+            closed.close()
+            self.handles = [known for known in self.handles if known[0] is not closed]
+            self.vms = [known for known in self.vms if known[0] is not closed]
 
     @precondition(lambda self: self.handles)
     @rule(which=some, write=st.booleans())
@@ -223,20 +224,6 @@ class DeviceMachine(RuleBasedStateMachine):
         assert lost == (info.state != 0 or bool(info.imported))
 
     # --- VMs ------------------------------------------------------------------------------
-
-    @precondition(lambda self: len(self.vms) < MAX_VMS)
-    @rule(file=some, flags=st.sampled_from(VM_FLAGS))
-    def vm_create(self, file: int, flags: int) -> None:
-        owner = self._file(file)
-        vm_id = self.attempt(lambda: owner.vm_create(flags))
-        if vm_id is not None:
-            self.vms.append((owner, vm_id))
-
-    @precondition(lambda self: self.vms)
-    @rule(which=some)
-    def vm_destroy(self, which: int) -> None:
-        owner, vm_id = self.vms.pop(which % len(self.vms))
-        owner.vm_destroy(vm_id)
 
     def _op(self, owner: Device, plan: tuple[str, int, int, int, int, int]) -> Op:
         kind, start, pages, which, offset, choice = plan
@@ -327,17 +314,9 @@ class DeviceMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.fds and len(self.handles) < MAX_HANDLES)
     @rule(which=some, file=some)
     def import_fd(self, which: int, file: int) -> None:
-        owner = self._file(file)
+        owner = self.files[file % len(self.files)]
         _, fd = self.fds[which % len(self.fds)]
-        handle = self.attempt(lambda: owner.prime_fd_to_handle(fd))
-        if handle is not None and (owner, handle) not in self.handles:
-            self.handles.append((owner, handle))
-
-    @precondition(lambda self: self.fds)
-    @rule(which=some)
-    def close_fd(self, which: int) -> None:
-        owner, fd = self.fds.pop(which % len(self.fds))
-        owner.close_fd(fd)
+        self._know(owner, self.attempt(lambda: owner.prime_fd_to_handle(fd)))
 
     # --- from outside ---------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ The file is data for two runners, a C program (`tests.errno.cgen`) and one in Py
 ``structs`` the same for structs that arguments point to
 ``steps``   ioctls that prepare a case; each may save one output under its own name
 ``cases``   one ioctl under test each, what comes before it, what it must answer
-``tables``  the rows that must have a case, by section of memory.md
+``tables``  the rows that must have a case, by section of memory.md (or of the file named)
 ``subjects`` what cases can be blocked by, and the issue that brings it
 
 A case's ``row`` is ``section/row``. Where two faults meet, it is the row that must win.
@@ -341,9 +341,7 @@ class ErrnoVectors:
 
     def reachable(self, profile: Profile) -> list[Case]:
         """The cases that a device of this profile can be asked."""
-        return [
-            case for case in self.cases if profile in case.profiles and not case.blocked_by
-        ]
+        return [case for case in self.cases if profile in case.profiles and not case.blocked_by]
 
     def constant(self, token: Token) -> int:
         """The value of a name; `Scope` of expressions that are constant."""
@@ -507,9 +505,7 @@ class _Reader:
         return self._call(raw.get("as", raw["step"]), merged)
 
 
-def _used(
-    reached: list[Expr], memory: list[Memory], out: tuple[Out, ...]
-) -> tuple[Memory, ...]:
+def _used(reached: list[Expr], memory: list[Memory], out: tuple[Out, ...]) -> tuple[Memory, ...]:
     """The memory that the argument leads to; a case may have turned a base's pointer away."""
     names: set[str] = set()
     while reached:

@@ -25,27 +25,39 @@ __all__ = (
 
 
 class DrmPrimeFile:
-    """Which dma-buf belongs to which handle of one file; each entry holds a reference."""
+    """Which dma-buf belongs to which handle of one file; each entry holds a reference.
 
-    __slots__ = ("by_dma_buf", "by_handle", "lock")
+    A file may have exported several handles of one object (``GEM_OPEN``): the first of them that
+    is still open is the dma-buf's.
+    """
+
+    __slots__ = ("_handles", "by_handle", "lock")
 
     def __init__(self) -> None:
         self.lock = Mutex("prime->lock", LockLevel.FILE)
         self.by_handle: dict[int, DmaBuf] = {}
-        self.by_dma_buf: dict[DmaBuf, int] = {}
+        self._handles: dict[DmaBuf, list[int]] = {}
 
     def add(self, dma_buf: DmaBuf, handle: int) -> None:
         """Remember a pair (kernel: ``drm_prime_add_buf_handle``)."""
         dma_buf.get()
         self.by_handle[handle] = dma_buf
-        self.by_dma_buf[dma_buf] = handle
+        self._handles.setdefault(dma_buf, []).append(handle)
+
+    def handle_of(self, dma_buf: DmaBuf) -> int | None:
+        """The handle of a dma-buf, if there is one (kernel: ``drm_prime_lookup_buf_handle``)."""
+        handles = self._handles.get(dma_buf)
+        return handles[0] if handles else None
 
     def remove_handle(self, handle: int) -> DmaBuf | None:
         """Forget a handle; the caller drops the reference of the dma-buf that it gets."""
         with self.lock:
             dma_buf = self.by_handle.pop(handle, None)
             if dma_buf is not None:
-                self.by_dma_buf.pop(dma_buf, None)
+                handles = self._handles[dma_buf]
+                handles.remove(handle)
+                if not handles:
+                    del self._handles[dma_buf]
         return dma_buf
 
     def check_empty(self) -> None:
@@ -120,7 +132,7 @@ def drm_gem_prime_import_dma_buf(device: DrmDevice, file: DrmFile, dma_buf: DmaB
     """The handle of ``file`` for ``dma_buf``: the known one, or a new one."""
     prime = file.prime
     with prime.lock:
-        known = prime.by_dma_buf.get(dma_buf)
+        known = prime.handle_of(dma_buf)
         if known is not None:
             return known
         with device.object_name_lock:
