@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from uapi import xe_drm
@@ -130,10 +130,7 @@ class Client:
     def advising(self, vm: int, address: int, length: int, state: int) -> Callable[[], int]:
         """A call that gives purgeable advice, with ``retained_ptr``."""
         retained = ctypes.c_uint32()
-        arg = xe_drm.drm_xe_madvise(
-            vm_id=vm, start=address, range=length, type=xe_drm.DRM_XE_VMA_ATTR_PURGEABLE_STATE
-        )
-        arg.purge_state_val.val = state
+        arg = _purgeable_advice(vm, address, length, state)
         arg.purge_state_val.retained_ptr = ctypes.addressof(retained)
         advise = self.prepare(xe_drm.DRM_IOCTL_XE_MADVISE, arg, retained)
 
@@ -142,6 +139,21 @@ class Client:
             return advise()
 
         return step
+
+    def advise_pages(self, vm: int, pages: Iterable[int], state: int) -> None:
+        """Give purgeable advice page by page, in the given order."""
+        arg = _purgeable_advice(vm, 0, PAGE, state)
+        for page in pages:
+            arg.start = page * PAGE
+            self.call(xe_drm.DRM_IOCTL_XE_MADVISE, arg)
+
+
+def _purgeable_advice(vm: int, address: int, length: int, state: int) -> xe_drm.drm_xe_madvise:
+    arg = xe_drm.drm_xe_madvise(
+        vm_id=vm, start=address, range=length, type=xe_drm.DRM_XE_VMA_ATTR_PURGEABLE_STATE
+    )
+    arg.purge_state_val.val = state
+    return arg
 
 
 def fill_map(op: xe_drm.drm_xe_vm_bind_op, bo: int, address: int, length: int) -> None:

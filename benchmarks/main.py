@@ -7,9 +7,9 @@ import multiprocessing
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from benchmarks import growth, handlers, memory, mounted, stall
@@ -21,13 +21,16 @@ from benchmarks.servers import Unavailable
 __all__ = ("run",)
 
 
+_Measure = Callable[[frozenset[str], Scale], list[Line]]
+
+
 @dataclass(frozen=True, slots=True)
 class _Group:
     """Lines that are measured together."""
 
     whats: dict[str, str]
     """Name -> what is measured."""
-    measure: Callable[[frozenset[str], Scale], list[Line]]
+    measure: _Measure
     fresh_process: bool = False
     """Whether it takes a Python of its own: memory and times there are nobody else's."""
 
@@ -66,14 +69,33 @@ def _look_for_garbage(_names: frozenset[str], scale: Scale) -> list[Line]:
 def _measure(group: _Group, names: frozenset[str], scale: Scale) -> list[Line]:
     """The lines of a group; such as could not be measured say so."""
     try:
-        if not group.fresh_process:
-            return group.measure(names, scale)
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            return pool.submit(group.measure, names, scale).result()
+        if group.fresh_process:
+            return _measure_apart(group, names, scale)
+        return group.measure(names, scale)
     except Unavailable as error:
         say(f"skipped: {error}")
         return [skipped(name, group.whats[name], str(error)) for name in sorted(names)]
+
+
+def _measure_apart(group: _Group, names: frozenset[str], scale: Scale) -> list[Line]:
+    """The lines of a group, measured in a new Python."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_send_lines, args=(theirs, group.measure, names, scale))
+    process.start()
+    theirs.close()
+    try:
+        lines: list[Line] = ours.recv()
+    except EOFError:
+        raise RuntimeError(f"{' '.join(sorted(names))}: see above") from None
+    finally:
+        process.terminate()
+        process.join()
+    return lines
+
+
+def _send_lines(pipe: Connection, measure: _Measure, names: frozenset[str], scale: Scale) -> None:
+    pipe.send(measure(names, scale))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
