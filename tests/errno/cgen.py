@@ -6,13 +6,12 @@ which come with the ziglang package.  What does not depend on the data is in ``p
 
 from __future__ import annotations
 
-import platform
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.c_compiler import compile_c
 from tests.vectors.errno_load import (
     Call,
     Case,
@@ -33,7 +32,6 @@ from uapi.registry import BY_NAME
 __all__ = ("compile_program", "program")
 
 _PRELUDE = Path(__file__).with_name("prelude.c")
-_COMPILE_TIMEOUT = 600.0  # seconds; the first run builds a C library
 _INT_MAX = 0x7FFF_FFFF
 
 # The mock's own ioctl is in no header.
@@ -61,13 +59,10 @@ def program(vectors: ErrnoVectors) -> str:
 
 
 def compile_program(vectors: ErrnoVectors, directory: Path) -> Path:
-    """Build the program, statically, with all warnings for errors; returns its path."""
+    """Build the program, with all warnings for errors; returns its path."""
     source, binary = directory / "errno_cases.c", directory / "errno_cases"
     source.write_text(program(vectors), encoding="utf-8")
-    compiler = [sys.executable, "-m", "ziglang", "cc", "-std=gnu11"]
-    flags = ["-target", f"{platform.machine()}-linux-musl", "-static"]
-    flags += ["-Wall", "-Wextra", "-Werror", "-o", str(binary)]
-    subprocess.run([*compiler, *flags, str(source)], check=True, timeout=_COMPILE_TIMEOUT)
+    compile_c(source, binary, "-Wall", "-Wextra", "-Werror")
     return binary
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -11,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.c_compiler import compile_c
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -183,12 +184,9 @@ def test_no_node_ends_with_2(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def hello(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """hello.c, compiled as its own comment says, with warnings for errors."""
+    """hello.c, compiled with warnings for errors."""
     program = tmp_path_factory.mktemp("examples") / "hello"
-    target = f"{platform.machine()}-linux-gnu"
-    compiler = [sys.executable, "-m", "ziglang", "cc", "-target", target]
-    flags = ["-Wall", "-Wextra", "-Werror", "-o", str(program)]
-    subprocess.run([*compiler, *flags, str(EXAMPLES / "hello.c")], check=True, timeout=110)
+    compile_c(EXAMPLES / "hello.c", program, "-Wall", "-Wextra", "-Werror")
     return program
 
 

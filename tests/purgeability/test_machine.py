@@ -12,7 +12,7 @@ from tests.purgeability.model_machine import ModelMachine
 
 MACHINES = (ModelMachine, DeviceMachine)
 
-USUAL = settings(max_examples=200, stateful_step_count=50)
+USUAL = settings(max_examples=150, stateful_step_count=50)
 LONG = settings(max_examples=2000, stateful_step_count=100)
 
 

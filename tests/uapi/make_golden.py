@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
-import platform
 import re
 import subprocess
 import sys
@@ -32,6 +31,7 @@ GOLDEN = TOP / "tests" / "vectors" / "uapi_layout.json"
 if __name__ == "__main__":  # under pytest its configuration sees to this
     sys.path.insert(0, str(TOP))
 
+from tests.c_compiler import compile_c, kernel_headers  # noqa: E402
 from uapi import dma_buf, drm, xe_drm  # noqa: E402
 from uapi.base import Struct, Union  # noqa: E402
 
@@ -129,13 +129,6 @@ class Header:
     initialisers: list[str] = field(default_factory=list)  # macros that fill string arrays
 
 
-def include_dir() -> Path:
-    """Directory of the kernel's headers in the ziglang package; ImportError without it."""
-    import ziglang  # type: ignore[import-untyped]
-
-    return Path(ziglang.__file__).parent / "lib/libc/include/any-linux-any"
-
-
 def parse(text: str) -> Header:
     """Read the names out of a header."""
     text = re.sub(r"/\*.*?\*/|//[^\n]*", " ", text, flags=re.S).replace("\\\n", " ")
@@ -189,7 +182,7 @@ def header(part: str) -> Header:
     """Names of one part of the table that count."""
     whole = Header()
     for path in HEADERS[part]:
-        one = parse((include_dir() / path).read_text(encoding="utf-8"))
+        one = parse((kernel_headers() / path).read_text(encoding="utf-8"))
         whole.constants += one.constants
         whole.enums |= one.enums
         whole.structs |= one.structs
@@ -251,15 +244,9 @@ def run_c(source: str) -> str:
     """Compile and run a C program."""
     with tempfile.TemporaryDirectory(prefix="xe-mock-golden-") as scratch:
         binary = Path(scratch) / "golden"
-        (Path(scratch) / "golden.c").write_text(source, encoding="utf-8")
-        compiler = [sys.executable, "-m", "ziglang", "cc", "-std=gnu11", "-w"]
-        target = ["-target", f"{platform.machine()}-linux-musl"]
-        subprocess.run(
-            [*compiler, *target, "-o", str(binary), "golden.c"],
-            check=True,
-            cwd=scratch,
-            stdin=subprocess.DEVNULL,
-        )
+        text = Path(scratch) / "golden.c"
+        text.write_text(source, encoding="utf-8")
+        compile_c(text, binary, "-w")
         result = subprocess.run([str(binary)], check=True, capture_output=True, text=True)
     return result.stdout
 

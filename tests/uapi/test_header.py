@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.c_compiler import kernel_headers
 from tests.uapi import make_golden
 from uapi import dma_buf, xe_drm
 
@@ -31,7 +32,7 @@ def fresh(_ziglang: None) -> dict[str, Any]:
 
 
 def header_text(path: str) -> str:
-    text = (make_golden.include_dir() / path).read_text(encoding="utf-8")
+    text = (kernel_headers() / path).read_text(encoding="utf-8")
     return re.sub(r"/\*.*?\*/", "", text, flags=re.S)
 
 

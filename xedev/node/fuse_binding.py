@@ -217,6 +217,7 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "read": (_UNUSED_PATH, _BUFFER, c_size_t, _OFFSET, c_size_t),
     "write": (_UNUSED_PATH, _BUFFER, c_size_t, _OFFSET, c_size_t),
     "release": (_UNUSED_PATH, c_size_t),
+    "fsync": (_UNUSED_PATH, c_int, _STRUCT),
     "opendir": (c_char_p, _STRUCT),
     "readdir": (_UNUSED_PATH, _BUFFER, c_void_p, _OFFSET, _STRUCT),
     "releasedir": (_UNUSED_PATH, _STRUCT),

@@ -384,6 +384,8 @@ def _refuse(name: str, error: int) -> Callable[..., int]:
 # What the kernel answers where a directory has no such inode operation (fs/namei.c).
 _REFUSALS = {
     "create": _refuse("create", errno.EACCES),
+    # A file without ->fsync (fs/sync.c, vfs_fsync_range).
+    "fsync": _refuse("fsync", errno.EINVAL),
     **{
         name: _refuse(name, errno.EPERM)
         for name in ("mknod", "mkdir", "unlink", "rmdir", "symlink", "rename", "link")
