@@ -12,6 +12,9 @@ import hypothesis
 import pytest
 
 from tests import needs
+from tests.lockdep import lockdep
+
+__all__ = ("lockdep",)
 
 # ---- Hypothesis ------------------------------------------------------------------------------
 

@@ -205,3 +205,13 @@ def test_a_try_may_come_in_any_order(resv: Mutex) -> None:
     with resv:
         assert names.trylock()
         names.unlock()
+
+
+def test_what_a_try_took_counts_as_held() -> None:
+    resv = Mutex("resv", LockLevel.RESV)
+    vm_lock = RwSem("vm->lock", LockLevel.VM)
+    assert resv.trylock()
+    with pytest.raises(KernelBug, match="inside resv"):
+        vm_lock.down_write()
+    resv.unlock()
+    write(vm_lock)

@@ -42,13 +42,17 @@ def lockdep_enable() -> None:
     _lockdep = _Lockdep()
 
 
-def _note_taken(level: int, name: str) -> None:
+def _check_order(level: int, name: str) -> None:
     if _lockdep is None or not level:
         return
     for held_level, held_name in _lockdep.held:
         if held_level > level:
             raise KernelBug(f"{name} is taken inside {held_name}")
-    _lockdep.held.append((level, name))
+
+
+def _note_taken(level: int, name: str) -> None:
+    if _lockdep is not None and level:
+        _lockdep.held.append((level, name))
 
 
 def _note_released(level: int, name: str) -> None:
@@ -78,6 +82,7 @@ class Mutex:
         if self.owner == me:
             raise KernelBug(f"{self.name} is taken twice")
         if _lockdep is not None:
+            _check_order(self.level, self.name)
             _note_taken(self.level, self.name)
         self._acquire()
         self.owner = me
@@ -87,6 +92,8 @@ class Mutex:
         if not self._acquire(False):
             return False
         self.owner = _get_ident()
+        if _lockdep is not None:
+            _note_taken(self.level, self.name)
         return True
 
     def unlock(self) -> None:
@@ -136,6 +143,7 @@ class RwSem:
         if self.writer == me:
             raise KernelBug(f"{self.name} is taken twice")
         if _lockdep is not None:
+            _check_order(self.level, self.name)
             _note_taken(self.level, self.name)
         self._lock.acquire()
         while self._readers:
@@ -156,6 +164,7 @@ class RwSem:
         if self.writer == _get_ident():
             raise KernelBug(f"{self.name} is read by its own writer")
         if _lockdep is not None:
+            _check_order(self.level, self.name)
             _note_taken(self.level, self.name)
         with self._lock:
             self._readers += 1

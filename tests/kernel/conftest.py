@@ -1,3 +1,0 @@
-from tests.lockdep import lockdep
-
-__all__ = ("lockdep",)
