@@ -103,13 +103,11 @@ class Report:
     def table(self) -> str:
         """The report for people."""
         about = ", ".join(f"{key} {value}" for key, value in self.machine.items())
-        rows = [_HEADER, *(_row(line) for line in self.lines if not line.skipped)]
-        parts = [f"scale {self.scale}; {about}", "", *_aligned(rows)]
-        parts += [
-            "",
-            "x med, x p99, x worst: how many times that of the line named under to.",
-            *_footnotes(self.lines),
-        ]
+        rows = [_row(line) for line in self.lines if not line.skipped]
+        parts = [f"scale {self.scale}; {about}", ""]
+        if rows:
+            parts += [*_aligned([_HEADER, *rows]), "", _LEGEND]
+        parts += _footnotes(self.lines)
         return "\n".join(parts) + "\n"
 
 
@@ -117,6 +115,7 @@ _HEADER = (
     *("what", "unit", "median", "p99", "worst", "x med", "x p99", "x worst", "to"),
     *("goal", "verdict", "iterations"),
 )
+_LEGEND = "x med, x p99, x worst: how many times that of the line named under to."
 _LEFT_COLUMNS = ("what", "unit", "to", "verdict", "iterations")
 
 

@@ -5,11 +5,15 @@
  *
  *   cc -O2 -o floor floor.c $(pkg-config --cflags --libs fuse)
  *   ./floor -f -s DIR
+ *
+ * It unmounts and ends when the thread that started it does.
  */
 #define FUSE_USE_VERSION 26
 #include <errno.h>
 #include <fuse.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 
 static int floor_getattr(const char *path, struct stat *st)
@@ -64,5 +68,6 @@ static const struct fuse_operations floor_operations = {
 
 int main(int argc, char **argv)
 {
+	prctl(PR_SET_PDEATHSIG, SIGTERM);
 	return fuse_main(argc, argv, &floor_operations, NULL);
 }

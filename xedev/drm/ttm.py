@@ -171,11 +171,6 @@ class TtmBuffer(DrmGemObject):
         self.visible_bytes = 0
         self.pin_count = 0
 
-    @property
-    def system_bytes(self) -> int:
-        """Bytes of our own that it takes in system memory; none if another device owns them."""
-        return 0 if self.import_attach is not None else self.size
-
     @abstractmethod
     def is_dontneed(self) -> bool:
         """Whether its contents may be dropped."""
@@ -401,11 +396,11 @@ class TtmDevice:
         if bo.populated and bo.mem_type is not None and not bo.mem_type.is_vram:
             self._move(bo, mem_type, False)
             return True
-        over = self.system_used + bo.system_bytes - self.system_budget
+        over = self.system_used + bo.size - self.system_budget
         if over > 0 and evict:
             self.shrink(over)
         with self.lru_lock:
-            if self.system_used + bo.system_bytes > self.system_budget:
+            if self.system_used + bo.size > self.system_budget:
                 return False
             self._replace(bo, Place(mem_type))
         return True
@@ -429,7 +424,7 @@ class TtmDevice:
         manager = self.managers[place.mem_type]
         bo.visible_bytes = manager.charge(bo.size, place.visible)
         if not place.mem_type.is_vram:
-            self.system_used += bo.system_bytes
+            self.system_used += bo.size
         bo.mem_type = place.mem_type
         bo.populated = True
         self._file(bo)
@@ -460,7 +455,7 @@ class TtmDevice:
             return
         self.managers[bo.mem_type].uncharge(bo.size, bo.visible_bytes)
         if not bo.mem_type.is_vram:
-            self.system_used -= bo.system_bytes
+            self.system_used -= bo.size
 
     def _oldest(self, mem_type: MemType) -> Iterable[TtmBuffer]:
         """The LRU list from its old end, a piece at a time: it changes as victims go."""

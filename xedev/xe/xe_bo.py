@@ -357,7 +357,7 @@ def xe_bo_create_foreign(xe: XeDevice, dma_buf: DmaBuf) -> XeBo:
     _register(xe, bo)
     try:
         bo.mmap_offset = xe.vma_offsets.add(bo, bo.size // PAGE_SIZE)
-        # The exporter owns the pages: they take room in gtt, but none of our memory.
+        # The exporter has the pages; room in gtt is taken when the GPU first maps them.
         xe.ttm.init_without_pages(bo)
     except BaseException:
         bo.put()
