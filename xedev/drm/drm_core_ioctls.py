@@ -51,18 +51,32 @@ def drm_version(
         version.version_minor,
         version.version_patchlevel,
     ) = device.driver_version
-    # Spelt out thrice, because this is the commonest call and runs on every client's first step.
-    # Each length is told before its string is written, so also when the pointer is bad.
     name, date, desc = device.version_strings
-    room, version.name_len = version.name_len, len(name)
-    if room and version.name:
-        caller.memory.write(version.name, name[:room])
-    room, version.date_len = version.date_len, len(date)
-    if room and version.date:
-        caller.memory.write(version.date, date[:room])
-    room, version.desc_len = version.desc_len, len(desc)
-    if room and version.desc:
-        caller.memory.write(version.desc, desc[:room])
+    pieces = []
+    if version.name_len and version.name:
+        pieces.append((version.name, name[: version.name_len]))
+    if version.date_len and version.date:
+        pieces.append((version.date, date[: version.date_len]))
+    if version.desc_len and version.desc:
+        pieces.append((version.desc, desc[: version.desc_len]))
+    if pieces:
+        try:
+            caller.memory.write_all(pieces)
+        except KernelError:
+            _write_until_fault(version, device.version_strings, caller)
+    version.name_len, version.date_len, version.desc_len = len(name), len(date), len(desc)
+
+
+def _write_until_fault(
+    version: uapi_drm.drm_version, strings: tuple[bytes, ...], caller: Caller
+) -> None:
+    """One string after the other: each length is told before its string is written, and nothing
+    comes after the one that faults."""
+    for field, text in zip(("name", "date", "desc"), strings, strict=True):
+        address, room = getattr(version, field), getattr(version, f"{field}_len")
+        setattr(version, f"{field}_len", len(text))
+        if room and address:
+            caller.memory.write(address, text[:room])
 
 
 def drm_getunique(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from ctypes import sizeof
 from typing import TypeVar
 
@@ -28,6 +29,11 @@ class UserMemory(ABC):
     @abstractmethod
     def write(self, address: int, data: bytes | memoryview) -> None:
         """Copy ``data`` to ``address`` (kernel: ``copy_to_user``)."""
+
+    def write_all(self, pieces: Sequence[tuple[int, bytes]]) -> None:
+        """Copy several pieces, each to its address; after ``EFAULT`` any of them may be there."""
+        for address, data in pieces:
+            self.write(address, data)
 
     def probe(self, address: int, length: int, *, write: bool) -> None:
         """``EFAULT`` unless the whole range is mapped, ``EPERM`` when it is to be written and

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import threading
+from collections.abc import Sequence
 
 from xedev.kernel.errors import KernelError
 from xedev.kernel.user_memory import UserMemory, check_range
@@ -13,6 +14,7 @@ from xedev.kernel.user_memory import UserMemory, check_range
 __all__ = ("ProcessMemory",)
 
 _SCRATCH_SIZE = 16384  # bytes; larger copies get a buffer of their own
+_SCRATCH_PIECES = 4
 _FORBIDDEN = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS})
 _HOW_TO_ALLOW = (
     "it runs under another user, or Yama asks for prctl(PR_SET_PTRACER) in the client; "
@@ -40,7 +42,8 @@ class _Scratch(threading.local):
     """Buffers of one thread, so that a small copy allocates nothing."""
 
     def __init__(self) -> None:
-        self.vectors = (ctypes.c_uint64 * 4)()  # struct iovec ours, theirs
+        # struct iovec: one of ours, then theirs
+        self.vectors = (ctypes.c_uint64 * (2 + 2 * _SCRATCH_PIECES))()
         self.ours = ctypes.addressof(self.vectors)
         self.theirs = self.ours + 16
         self._buffer = ctypes.create_string_buffer(_SCRATCH_SIZE)
@@ -76,7 +79,7 @@ class ProcessMemory(UserMemory):
             return self._read_large(address, length)
         scratch = _scratch
         buffer = scratch.buffer
-        scratch.vectors[:] = [buffer, length, address, length]
+        scratch.vectors[:4] = [buffer, length, address, length]
         got = _process_vm_readv(self._tid, scratch.ours, 1, scratch.theirs, 1, 0)
         if got == length:
             return ctypes.string_at(buffer, length)
@@ -95,10 +98,27 @@ class ProcessMemory(UserMemory):
             buffer = scratch.buffer
         else:
             buffer = ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value or 0
-        scratch.vectors[:] = [buffer, length, address, length]
+        scratch.vectors[:4] = [buffer, length, address, length]
         put = _process_vm_writev(self._tid, scratch.ours, 1, scratch.theirs, 1, 0)
         if put != length:
             self._write_otherwise(put, address, data)
+
+    def write_all(self, pieces: Sequence[tuple[int, bytes]]) -> None:
+        """Copy a few small pieces with one system call."""
+        data = b"".join(piece for _, piece in pieces)
+        if not data or len(data) > _SCRATCH_SIZE or len(pieces) > _SCRATCH_PIECES:
+            super().write_all(pieces)
+            return
+        scratch = _scratch
+        vectors: list[ctypes.c_uint64 | int] = [scratch.buffer, len(data)]
+        for address, piece in pieces:
+            check_range(address, len(piece))
+            vectors += (address, len(piece))
+        scratch.vectors[: len(vectors)] = vectors
+        ctypes.memmove(scratch.buffer, data, len(data))
+        put = _process_vm_writev(self._tid, scratch.ours, 1, scratch.theirs, len(pieces), 0)
+        if put != len(data):
+            super().write_all(pieces)
 
     def probe(self, address: int, length: int, *, write: bool) -> None:
         """Look the range up in ``/proc/<tid>/maps``: no page of it is touched, however many."""
@@ -112,7 +132,7 @@ class ProcessMemory(UserMemory):
     def _read_large(self, address: int, length: int) -> bytes:
         buffer = ctypes.create_string_buffer(length)
         scratch = _scratch
-        scratch.vectors[:] = [ctypes.addressof(buffer), length, address, length]
+        scratch.vectors[:4] = [ctypes.addressof(buffer), length, address, length]
         got = _process_vm_readv(self._tid, scratch.ours, 1, scratch.theirs, 1, 0)
         return buffer.raw if got == length else self._read_otherwise(got, address, length)
 
