@@ -10,6 +10,7 @@ __all__ = ("Refcounted",)
 
 # One lock for all counts: it is held for a few instructions only, and an object costs none.
 _lock = threading.Lock()
+_acquire, _release = _lock.acquire, _lock.release  # half the cost of a with statement
 
 
 class Refcounted:
@@ -25,24 +26,28 @@ class Refcounted:
 
     def get(self) -> None:
         """Take one more reference; only who holds one may ask."""
-        with _lock:
-            if self.refs <= 0:
-                raise KernelBug(f"{type(self).__name__} is used after its end")
-            self.refs += 1
+        if not self.get_unless_zero():
+            raise KernelBug(f"{type(self).__name__} is used after its end")
 
     def get_unless_zero(self) -> bool:
         """Take a reference unless the object is ending (kernel: ``kref_get_unless_zero``)."""
-        with _lock:
+        _acquire()
+        try:
             if self.refs <= 0:
                 return False
             self.refs += 1
             return True
+        finally:
+            _release()
 
     def put(self) -> None:
         """Drop one reference."""
-        with _lock:
+        _acquire()
+        try:
             self.refs -= 1
             left = self.refs
+        finally:
+            _release()
         if left < 0:
             raise KernelBug(f"{type(self).__name__} is dropped once too often")
         if not left:

@@ -398,9 +398,14 @@ def _create(xe: XeDevice, vm: XeVm | None, args: xe_drm.drm_xe_gem_create) -> Xe
 
 
 def _lookup_vm(file: DrmFile, vm_id: int) -> XeVm:
+    """The VM of ``vm_id`` with one more reference."""
     from xedev.xe.xe_vm import xe_vm_lookup
 
-    return xe_vm_lookup(file, vm_id, errno.ENOENT)
+    vm = xe_vm_lookup(file, vm_id, errno.ENOENT)
+    # A VM that is being closed right now counts as gone.
+    if not vm.get_unless_zero():
+        raise KernelError(errno.ENOENT, f"no VM {vm_id}")
+    return vm
 
 
 def _check_create_args(xe: XeDevice, args: xe_drm.drm_xe_gem_create) -> None:

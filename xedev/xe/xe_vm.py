@@ -272,11 +272,14 @@ def _vm_mode(flags: int) -> VmMode:
 
 
 def xe_vm_lookup(file: DrmFile, vm_id: int, error: int) -> XeVm:
-    """The VM of ``vm_id`` with one more reference; ``error`` is the errno when there is none."""
+    """The VM of ``vm_id``; ``error`` is the errno when there is none.
+
+    Unlike the kernel's, it takes no reference: the object cannot vanish under its user, who finds
+    out under ``vm->lock`` whether it was closed meanwhile (`XeVm.assert_usable`).
+    """
     vms: Idr[XeVm] = file.driver_priv.vms  # type: ignore[attr-defined]
     vm = vms.entries.get(vm_id)
-    # A VM that is being closed right now counts as gone.
-    if vm is None or not vm.get_unless_zero():
+    if vm is None:
         raise KernelError(error, f"no VM {vm_id}")
     return vm
 
@@ -448,11 +451,11 @@ def xe_vm_bind_ioctl(
     protected content, ``ENOMEM`` no room; syncs: see `xe_sync_entries_parse`.
     """
     vm = xe_vm_lookup(file, args.vm_id, errno.EINVAL)
+    ops = _vm_bind_ioctl_check_args(xe, vm, args, caller)
+    if args.exec_queue_id:
+        raise KernelError(errno.ENOENT, f"no exec queue {args.exec_queue_id}")
     bos: list[XeBo] = []
     try:
-        ops = _vm_bind_ioctl_check_args(xe, vm, args, caller)
-        if args.exec_queue_id:
-            raise KernelError(errno.ENOENT, f"no exec queue {args.exec_queue_id}")
         vm.lock.down_write()
         try:
             vm.assert_usable()
@@ -476,7 +479,6 @@ def xe_vm_bind_ioctl(
     finally:
         for bo in bos:
             bo.put()
-        vm.put()
 
 
 def _vm_bind_ioctl_check_args(
@@ -640,9 +642,9 @@ def _vm_bind_ioctl_validate_bo(xe: XeDevice, vm: XeVm, bo: XeBo, op: BindOp) -> 
         raise KernelError(errno.EINVAL, "this BO is mapped in multiples of 64 KiB")
     if pat.coh_mode is CohMode.NONE and bo.cpu_caching != xe_drm.DRM_XE_GEM_CPU_CACHING_WC:
         raise KernelError(errno.EINVAL, "a CPU-cached BO needs a coherent PAT index")
-    if bo.imported and pat.comp_en:
-        raise KernelError(errno.EINVAL, "an imported BO cannot be compressed")
     if bo.imported:
+        if pat.comp_en:
+            raise KernelError(errno.EINVAL, "an imported BO cannot be compressed")
         check_l2_flush(xe, op.pat_index)
     if not op.flags & FLAG_CHECK_PXP or op.op in (OP_UNMAP, OP_UNMAP_ALL):
         return
@@ -934,7 +936,6 @@ def xe_vm_query_vmas_attrs_ioctl(
         args.num_mem_ranges = len(vmas)
     finally:
         vm.lock.up_read()
-        vm.put()
 
 
 def _mem_range_attr(vma: XeVma) -> xe_drm.drm_xe_mem_range_attr:
@@ -956,16 +957,13 @@ def xe_vm_get_property_ioctl(
     if any(args.reserved) or args.extensions or args.pad:
         raise KernelError(errno.EINVAL, "extensions, pad and reserved must be zero")
     vm = xe_vm_lookup(file, args.vm_id, errno.ENOENT)
-    try:
-        if args.property != xe_drm.DRM_XE_VM_GET_PROPERTY_FAULTS:
-            raise KernelError(errno.EINVAL, f"no property {args.property}")
-        with vm.resv:
-            data = b"".join(bytes(fault) for fault in vm.faults)
-        if not args.size:
-            args.size = len(data)
-            return
-        if args.size > len(data) or args.size % FAULT_SIZE:
-            raise KernelError(errno.EINVAL, f"size {args.size}, {len(data)} bytes are there")
-        caller.memory.write(args.data, data[: args.size])
-    finally:
-        vm.put()
+    if args.property != xe_drm.DRM_XE_VM_GET_PROPERTY_FAULTS:
+        raise KernelError(errno.EINVAL, f"no property {args.property}")
+    with vm.resv:
+        data = b"".join(bytes(fault) for fault in vm.faults)
+    if not args.size:
+        args.size = len(data)
+        return
+    if args.size > len(data) or args.size % FAULT_SIZE:
+        raise KernelError(errno.EINVAL, f"size {args.size}, {len(data)} bytes are there")
+    caller.memory.write(args.data, data[: args.size])

@@ -50,23 +50,20 @@ def xe_vm_madvise_ioctl(xe: XeDevice, args: Args, file: DrmFile, caller: Caller)
     ``EFAULT`` at that last step leaves the advice in force.
     """
     vm = xe_vm_lookup(file, args.vm_id, errno.EINVAL)
+    kind = args.type
+    _madvise_args_are_sane(xe, args, kind)
+    retained_ptr = 0
+    if kind == PURGEABLE_STATE:
+        retained_ptr = args.purge_state_val.retained_ptr
+        if retained_ptr and caller.memory.read_u32(retained_ptr):
+            raise KernelError(errno.EINVAL, "the retained value must be 0 before the call")
+    vm.lock.down_write()
     try:
-        kind = args.type
-        _madvise_args_are_sane(xe, args, kind)
-        retained_ptr = 0
-        if kind == PURGEABLE_STATE:
-            retained_ptr = args.purge_state_val.retained_ptr
-            if retained_ptr and caller.memory.read_u32(retained_ptr):
-                raise KernelError(errno.EINVAL, "the retained value must be 0 before the call")
-        vm.lock.down_write()
-        try:
-            purged = _madvise(xe, vm, args, kind, caller)
-        finally:
-            vm.lock.up_write()
-        if retained_ptr:
-            caller.memory.write_u32(retained_ptr, 0 if purged else 1)
+        purged = _madvise(xe, vm, args, kind, caller)
     finally:
-        vm.put()
+        vm.lock.up_write()
+    if retained_ptr:
+        caller.memory.write_u32(retained_ptr, 0 if purged else 1)
 
 
 def _madvise(xe: XeDevice, vm: XeVm, args: Args, kind: int, caller: Caller) -> bool:
