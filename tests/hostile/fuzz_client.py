@@ -142,7 +142,7 @@ class Worker:
         if self.plan.kind == "frames" or (self.plan.kind == "mixed" and dice > 0.8):
             self.frames()
         else:
-            self.ioctl(self.rng.choice(self.fds))
+            self.ioctl(self.pick(self.fds))
 
     def accuse(self, what: str) -> None:
         """Report what must not happen."""
@@ -155,7 +155,7 @@ class Worker:
         call = self.generator.next()
         self.arena.write(call.address, call.data)
         if self.rng.random() < 0.05 and self.shared:
-            fd = self.rng.choice(self.shared)
+            fd = self.pick(self.shared)
         allowed = written_ranges(self.arena, call)
         before = self.arena.snapshot()
         self.tally.count(0)
@@ -197,7 +197,22 @@ class Worker:
         """Note a descriptor, and close another one when there are many."""
         where.append(fd)
         if len(where) > _FD_LIMIT:
-            os.close(where.pop(self.rng.randrange(len(where))))
+            self.drop(where)
+
+    def pick(self, *places: list[int]) -> int:
+        """One of these descriptors; EBADF when the other threads have closed them all."""
+        fds = [fd for where in places for fd in where]
+        if not fds:
+            raise OSError(errno.EBADF, "no descriptor is left")
+        return self.rng.choice(fds)
+
+    def drop(self, where: list[int]) -> None:
+        """Close one, unless another thread was faster."""
+        fd = self.pick(where)
+        # No lock: a child forked while another thread holds it would wait for ever.
+        with contextlib.suppress(ValueError):
+            where.remove(fd)
+            os.close(fd)
 
     def open(self) -> None:
         """Open a node."""
@@ -210,11 +225,11 @@ class Worker:
         """Close something."""
         for where in (self.shared, self.fds):
             if where and self.rng.random() < 0.5:
-                os.close(where.pop(self.rng.randrange(len(where))))
+                self.drop(where)
 
     def dup(self) -> None:
         """Duplicate, close one of the two, now or later."""
-        fd = os.dup(self.rng.choice(self.fds))
+        fd = os.dup(self.pick(self.fds))
         if self.rng.random() < 0.5:
             os.close(fd)
         else:
@@ -223,7 +238,7 @@ class Worker:
     def send(self) -> None:
         """Put a descriptor into a message, and perhaps never take it out."""
         near, far = socket.socketpair()
-        fd = self.rng.choice(self.fds + self.shared)
+        fd = self.pick(self.fds, self.shared)
         socket.send_fds(near, [b"x"], [fd])
         if self.rng.random() < 0.5:
             _, received, _, _ = socket.recv_fds(far, 1, 4)
@@ -245,12 +260,12 @@ class Worker:
         self.rng = self.generator.rng = random.Random(f"{self.label}/child")
         with contextlib.suppress(BaseException):
             for _ in range(self.rng.randrange(30)):
-                self.ioctl(self.rng.choice(self.fds))
+                self.ioctl(self.pick(self.fds))
         os._exit(0)
 
     def others(self) -> None:
         """System calls that have no business here."""
-        fd = self.rng.choice(self.fds + self.shared)
+        fd = self.pick(self.fds, self.shared)
         os.set_blocking(fd, False)
         choices: tuple[Callable[[], object], ...] = (
             lambda: os.read(fd, self.rng.choice((0, 1, 31, 4096, 1 << 17))),
