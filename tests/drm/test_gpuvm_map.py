@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xedev.drm import drm_gpuvm
 from xedev.drm.drm_gpuvm import DrmGpuva, DrmGpuvm
 from xedev.kernel.errors import KernelBug
 
@@ -16,12 +15,6 @@ SLOTS = 64  # places for a VMA, ten bytes each
 def _vma(slot: int) -> DrmGpuva:
     """A VMA that leaves a gap on both sides of its slot."""
     return DrmGpuva(10 * slot + 1, 10 * slot + 9, None, 0)
-
-
-@pytest.fixture(autouse=True)
-def _small_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a few VMAs fill, split and empty leaves."""
-    monkeypatch.setattr(drm_gpuvm, "LEAF_MAX", 4)
 
 
 def _expected(vmas: dict[int, DrmGpuva], start: int, end: int) -> list[DrmGpuva]:

@@ -1,21 +1,17 @@
 """GPU address spaces: an ordered map of mappings that splits them (kernel: drm_gpuvm.c).
 
 A mapping (VMA) is an object with ``start`` and ``end`` (exclusive), both byte addresses.  VMAs of
-one space never overlap, so ordering them by end is ordering them by start; the map is ordered by
-the end because then the first VMA that touches a range is the first end above the range's start.
-
-The map is a list of leaves: a tree of two levels, each of them searched by bisection.  A million
-VMAs are a few thousand leaves, so that an insertion moves a few kilobytes.  It is written out here
-since every bind looks, inserts or removes several times: a general sorted dictionary takes a
-sixth of a bind more, and now and then stops all clients to hash all VMAs anew.
+one space never overlap, so ordering them by end is ordering them by start; the map is keyed by
+the end because then the first VMA that touches a range is the first key above the range's start.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from sortedcontainers import SortedDict
 
 from xedev.drm.drm_gem import DrmGemObject
 from xedev.kernel.errors import KernelBug
@@ -41,11 +37,6 @@ class DrmGpuva:
 
 
 V = TypeVar("V", bound=DrmGpuva)
-
-LEAF_MAX = 512
-"""Most VMAs of a leaf; a fuller one is halved."""
-LAST_BOUND = 1 << 64
-"""Above every address."""
 
 
 class DrmGpuvmBo:
@@ -79,34 +70,21 @@ class Remap(Generic[V]):
     next: tuple[int, int] | None
 
 
-class _Leaf(Generic[V]):
-    """Neighbours in the map: their ends, ascending, and the VMAs themselves."""
-
-    __slots__ = ("ends", "vas")
-
-    def __init__(self, ends: list[int], vas: list[V]) -> None:
-        self.ends = ends
-        self.vas = vas
-
-
 class DrmGpuvm(Generic[V]):
     """The VMAs of one GPU address space of ``size`` bytes from 0."""
 
-    __slots__ = ("_bounds", "_leaves", "size", "vm_bos")
+    __slots__ = ("_by_end", "size", "vm_bos")
 
     def __init__(self, size: int) -> None:
         self.size = size
-        # No end in a leaf is above the leaf's bound, and all ends in later leaves are.
-        self._leaves: list[_Leaf[V]] = [_Leaf([], [])]
-        self._bounds = [LAST_BOUND]
+        self._by_end: SortedDict[int, V] = SortedDict()
         self.vm_bos: dict[DrmGemObject, DrmGpuvmBo] = {}
 
     def __len__(self) -> int:
-        return sum(len(leaf.vas) for leaf in self._leaves)
+        return len(self._by_end)
 
     def __iter__(self) -> Iterator[V]:
-        for leaf in self._leaves:
-            yield from leaf.vas
+        return iter(self._by_end.values())
 
     def range_valid(self, addr: int, length: int) -> bool:
         """Whether ``[addr, addr + length)`` lies in the space."""
@@ -115,16 +93,13 @@ class DrmGpuvm(Generic[V]):
     def find_range(self, start: int, end: int) -> list[V]:
         """All VMAs that overlap ``[start, end)``, ascending
         (kernel: ``drm_gpuvm_for_each_va_range``)."""
-        found: list[V] = []
-        index = bisect_right(self._bounds, start)
-        while index < len(self._leaves):
-            leaf = self._leaves[index]
-            for at in range(bisect_right(leaf.ends, start), len(leaf.ends)):
-                va = leaf.vas[at]
-                if va.start >= end:
-                    return found
-                found.append(va)
-            index += 1
+        by_end = self._by_end
+        found = []
+        for key in by_end.irange(start, None, (False, True)):
+            va = by_end[key]
+            if va.start >= end:
+                break
+            found.append(va)
         return found
 
     def sm_unmap_ops(self, start: int, end: int) -> list[Unmap[V] | Remap[V]]:
@@ -139,42 +114,16 @@ class DrmGpuvm(Generic[V]):
 
     def insert(self, va: V) -> None:
         """Put a VMA into the map; its range must be free (kernel: ``drm_gpuva_insert``)."""
-        end = va.end
-        index = bisect_left(self._bounds, end)
-        leaf = self._leaves[index]
-        ends = leaf.ends
-        at = bisect_left(ends, end)
-        if at < len(ends) and leaf.vas[at].start < end:
+        above = next(self._by_end.irange(va.start, None, (False, True)), None)
+        if above is not None and self._by_end[above].start < va.end:
             raise KernelBug("two VMAs overlap")
-        ends.insert(at, end)
-        leaf.vas.insert(at, va)
-        if len(ends) > LEAF_MAX:
-            self._split_leaf(index)
-
-    def _split_leaf(self, index: int) -> None:
-        """Move the lower half of a leaf to a new one before it."""
-        leaf = self._leaves[index]
-        half = len(leaf.ends) // 2
-        self._leaves.insert(index, _Leaf(leaf.ends[:half], leaf.vas[:half]))
-        self._bounds.insert(index, leaf.ends[half - 1])
-        del leaf.ends[:half], leaf.vas[:half]
+        self._by_end[va.end] = va
 
     def remove(self, va: V) -> None:
         """Take a VMA out of the map (kernel: ``drm_gpuva_remove``)."""
-        index = bisect_left(self._bounds, va.end)
-        leaf = self._leaves[index]
-        at = bisect_left(leaf.ends, va.end)
-        if at == len(leaf.ends) or leaf.vas[at] is not va:
+        if self._by_end.get(va.end) is not va:
             raise KernelBug("the map holds another VMA there")
-        del leaf.ends[at], leaf.vas[at]
-        if not leaf.ends and len(self._leaves) > 1:
-            self._drop_leaf(index)
-
-    def _drop_leaf(self, index: int) -> None:
-        """Take an empty leaf away; its neighbour is in charge of its addresses from then on."""
-        del self._leaves[index]
-        # The last bound stays the last.
-        del self._bounds[min(index, len(self._bounds) - 2)]
+        del self._by_end[va.end]
 
     def link(self, va: V) -> None:
         """Enter a VMA in its BO's list (kernel: ``drm_gpuva_link``)."""
