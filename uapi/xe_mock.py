@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import struct as _struct
 from collections.abc import Iterable, Sequence
-from ctypes import c_uint64
+from ctypes import c_char, c_uint64
 from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
@@ -49,6 +49,7 @@ __all__ = (
     "XE_MOCK_IOCTL_FAULT",
     "XE_MOCK_IOCTL_IMPORT_FOREIGN",
     "XE_MOCK_IOCTL_MMAP",
+    "XE_MOCK_PATH_MAX",
     "XE_MOCK_REPLY_MAGIC",
     "XE_MOCK_REQUEST_MAGIC",
     "XE_MOCK_TOKEN_BASE",
@@ -90,6 +91,9 @@ XE_MOCK_WINDOWS_MAX = 1024
 #: Longest ioctl argument, bytes: what an ioctl number can say.
 XE_MOCK_ARG_MAX = IOC_SIZE_MAX
 
+#: Room for a path in an argument, bytes, with the NUL at its end.
+XE_MOCK_PATH_MAX = 128
+
 XE_MOCK_WINDOW_IN = 1
 XE_MOCK_WINDOW_OUT = 2
 
@@ -112,12 +116,21 @@ def token_path(node: str, token: int) -> str:
 
 @layout
 class xe_mock_mmap(Struct):
-    """MMAP: would mmap(2) of this open file be let through? 0, or mmap's errno. All inputs."""
+    """MMAP: mmap(2) of this open file, a DRM node or a dma-buf: its errno, or what to map instead.
 
-    offset: x64  # fake offset
-    length: x64  # bytes
-    prot: x32  # PROT_*
-    flags: x32  # MAP_*
+    The caller opens ``token``, which is the lease: the mapping lasts, for the driver, while this
+    file is open or mapped. Then it opens ``path`` and maps that. See docs/protocol.md.
+    """
+
+    offset: x64  # in: fake offset; of a dma-buf the byte where the mapping begins
+    length: x64  # in: bytes
+    prot: x32  # in: PROT_*
+    flags: x32  # in: MAP_*
+    file_offset: x64  # out: byte of the file at ``path`` where the mapping begins
+    ino: u64  # out: inode number of that file
+    token: x32  # out: token of the lease
+    pad: u32
+    path: Annotated[bytes, c_char * XE_MOCK_PATH_MAX]  # out: file to map, NUL-terminated
     reserved: Annotated[c_array[c_uint64], c_uint64 * 2]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks import mapping, servers
 from benchmarks.report import Line, Report, skipped
+from benchmarks.scale import SCALES
 
 RUN = Path(__file__).parents[2] / "benchmarks" / "run.py"
 VERDICTS = {"met", "missed", "skipped", ""}
@@ -46,31 +49,76 @@ def _check_line(line: dict[str, Any]) -> None:
         assert line["ratio_to"]
 
 
+IN_PROCESS = ("handler/", "growth/", "memory/", "evict/", "pick/")
+MOUNTED = ("mounted/", "stall/")
+MAPPED = ("mapping/", "sigbus/", "bandwidth/", "live/")
+COMPARED = ("mapping/", "sigbus/", "bandwidth/", "live/", "evict/", "pick/")
+
+
+def _only(groups: tuple[str, ...]) -> list[str]:
+    return [argument for group in groups for argument in ("--only", group)]
+
+
+def _listed(*arguments: str) -> set[str]:
+    return set(_run("--list", *arguments).split())
+
+
+def _check_comparison(lines: list[dict[str, Any]]) -> None:
+    """One line is the base, the other one says how many times that it costs."""
+    base, line = lines
+    assert base["what"] != line["what"]
+    assert base["ratio"] is None
+    assert base["median"] > 0
+    assert line["ratio"] == pytest.approx(line["median"] / base["median"], rel=0.01)
+    assert line["median"] <= line["p99"] <= line["worst"]
+
+
+def _check_comparisons(report: dict[str, Any]) -> None:
+    names = {line["name"] for line in report["lines"] if line["name"].startswith(COMPARED)}
+    for name in names:
+        _check_comparison([line for line in report["lines"] if line["name"] == name])
+
+
+def test_every_group_is_tested() -> None:
+    assert _listed() == _listed(*_only(IN_PROCESS + MOUNTED + MAPPED))
+
+
 def test_in_process() -> None:
-    report = _report("--only", "handler", "--only", "growth", "--only", "memory")
+    report = _report(*_only(IN_PROCESS))
     assert report["scale"] == "tiny"
     assert {"processor", "kernel", "python"} <= set(report["machine"])
     for line in report["lines"]:
         _check_line(line)
         assert not line["skipped"]
-    assert {line["name"] for line in report["lines"]} == {
-        name
-        for name in _run("--list").split()
-        if name.startswith(("handler/", "growth/", "memory/"))
-    }
+    assert {line["name"] for line in report["lines"]} == _listed(*_only(IN_PROCESS))
+    _check_comparisons(report)
     garbage = next(line for line in report["lines"] if line["name"] == "memory/garbage")
     assert garbage["median"] == 0
 
 
 @pytest.mark.fuse
 def test_mounted() -> None:
-    report = _report("--only", "mounted", "--only", "stall")
+    report = _report(*_only(MOUNTED))
     for line in report["lines"]:
         _check_line(line)
-    measured = {line["name"] for line in report["lines"]}
-    assert measured >= {
-        name for name in _run("--list").split() if name.startswith(("mounted/", "stall/"))
-    }
+    assert {line["name"] for line in report["lines"]} >= _listed(*_only(MOUNTED))
+
+
+@pytest.mark.fuse
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no gcc")
+def test_mapped_memory() -> None:
+    report = _report(*_only(MAPPED))
+    for line in report["lines"]:
+        _check_line(line)
+        assert not line["skipped"]
+    assert {line["name"] for line in report["lines"]} == _listed(*_only(MAPPED))
+    _check_comparisons(report)
+
+
+def test_what_is_missing_for_a_mount_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "probe", lambda: "no /dev/fuse")
+    with pytest.raises(servers.Unavailable, match="no /dev/fuse"):
+        mapping.measure(frozenset(mapping.WHATS), SCALES["tiny"])
 
 
 def test_an_unknown_name_is_refused() -> None:

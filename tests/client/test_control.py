@@ -12,7 +12,7 @@ import pytest
 
 from uapi import xe_drm
 from xedev.client import Device
-from xedev.client.control import ControlFiles, Controls, LocalControls
+from xedev.client.control import ControlFiles, Controls, LocalControls, card_index
 from xedev.node.local import LocalTransport
 from xedev.xe.xe_device import XeConfig, XeDevice
 
@@ -79,3 +79,20 @@ def test_trace(mounted_node: Callable[..., str]) -> None:
         assert created["args"]["vm_id"] == vm
         assert (destroyed["errno"], bool(destroyed["reason"])) == ("ENOENT", True)
         assert trace.events() == []
+
+
+@pytest.mark.parametrize(
+    ("node", "index"),
+    [
+        ("card0", 0),
+        ("renderD128", 0),
+        ("xe-mock", 0),
+        ("card1", 1),
+        ("renderD129", 1),
+        ("xe-mock1", 1),
+        ("renderD143", 15),
+        ("xe-mock15", 15),
+    ],
+)
+def test_a_nodes_name_tells_its_card(node: str, index: int) -> None:
+    assert card_index(node) == index

@@ -13,7 +13,7 @@ import pytest
 
 from uapi.drm import DRM_IOCTL_VERSION, drm_version
 from uapi.xe_mock import XE_MOCK_FD_DIR, XE_MOCK_TOKEN_BASE
-from xedev.client import Buffer, Device, IoctlError, IoctlTransport, device
+from xedev.client import Buffer, Device, IoctlError, IoctlTransport, device, libc
 
 TOKEN = XE_MOCK_TOKEN_BASE + 0x1F
 
@@ -55,7 +55,7 @@ def test_interrupted_ioctl_starts_over(
         ctypes.set_errno(error)
         return answers.pop(0)
 
-    monkeypatch.setattr(transport, "_ioctl", ioctl)
+    monkeypatch.setattr(libc, "ioctl", ioctl)
     assert transport.ioctl(DRM_IOCTL_VERSION, drm_version()) == 3
     assert not answers
     transport.close()
@@ -156,3 +156,21 @@ def test_frames_use_the_node_beside(node: Path) -> None:
 
 def test_permission_to_read_memory_is_harmless() -> None:
     device.allow_memory_access()
+
+
+@pytest.mark.parametrize(
+    ("name", "frames"),
+    [
+        ("card0", "xe-mock"),
+        ("renderD128", "xe-mock"),
+        ("xe-mock", "xe-mock"),
+        ("card2", "xe-mock2"),
+        ("renderD130", "xe-mock2"),
+        ("xe-mock2", "xe-mock2"),
+    ],
+)
+def test_frames_go_to_the_same_card(tmp_path: Path, name: str, frames: str) -> None:
+    for node_name in ("xe-mock", "xe-mock2"):
+        (tmp_path / node_name).touch()
+    with Device.open(tmp_path / name, "frames") as opened:
+        assert opened.transport.path == str(tmp_path / frames)

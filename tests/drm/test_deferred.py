@@ -65,6 +65,9 @@ class Nobody(Caller):
     def fget(self, fd: int) -> File | None:
         return None
 
+    def sees_our_proc(self) -> bool:
+        return True
+
     def interrupted(self) -> bool:
         return False
 

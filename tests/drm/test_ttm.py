@@ -106,15 +106,18 @@ def _refused(error: int) -> Any:
 def test_what_never_fits_and_what_does_not_fit_now() -> None:
     manager = TtmManager("m", MemType.VRAM0, 8, 4)
     manager.charge(6, False)
-    for size, visible, error in (
-        (9, False, errno.E2BIG),
-        (5, True, errno.E2BIG),
-        (3, False, errno.ENOSPC),
-    ):
+    for size, visible in ((9, False), (5, True)):
         with pytest.raises(KernelError) as caught:
-            manager.check_fits(size, visible)
-        assert caught.value.errno == error
-    manager.check_fits(2, True)
+            manager.check_possible(size, visible)
+        assert caught.value.errno == errno.E2BIG
+    manager.check_possible(8, False)
+    manager.check_possible(4, True)
+    assert manager.has_room(2, False)
+    assert not manager.has_room(3, False)
+    assert manager.has_room(2, True)
+    manager.charge(1, True)
+    assert manager.has_room(1, True)
+    assert not manager.has_room(2, True)
 
 
 def test_the_visible_part_is_used_last() -> None:
@@ -123,8 +126,7 @@ def test_the_visible_part_is_used_last() -> None:
     assert manager.charge(3, False) == 0
     assert manager.charge(2, True) == 2
     assert manager.charge(3, False) == 2, "one more hidden, the rest visible"
-    with pytest.raises(KernelError):
-        manager.check_fits(1, False)
+    assert not manager.has_room(1, False)
     manager.uncharge(3, 2)
     manager.uncharge(2, 2)
     manager.uncharge(3, 0)

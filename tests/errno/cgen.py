@@ -157,13 +157,16 @@ def _fill(memory: Memory) -> Iterator[str]:
             yield from _assignments(element, item)
 
 
+_FILES = {"drm": "DRM_FD", "other": "other_fd(run)", "far": "FAR_FD"}
+
+
 def _call_body(call: Call) -> list[str]:
     """Statements, without indent; they leave the function with 0 at the first wrong answer."""
     lines = [f"struct {call.struct.__name__} arg = {{0}};", *map(_declare, call.memory), ""]
     for memory in call.memory:
         lines += _fill(memory)
     lines += _assignments("arg", call.fields)
-    fd = "run->drm" if call.file == "drm" else "other_fd(run)"
+    fd = _FILES[call.file]
     expected = "0" if call.errno.name == "OK" else call.errno.name
     what = call.ioctl if call.label == "arg" else call.label
     lines.append(_check(f'call(run, "{what}", {fd}, {call.ioctl}, &arg, {expected})'))

@@ -35,10 +35,15 @@ __all__ = ("play",)
 _RO_SIZE = 4096
 
 
-def play(vectors: ErrnoVectors, case: Case, target: Target[Any]) -> None:
-    """Open the node afresh, run all steps of a case; AssertionError at the first wrong answer."""
+def play(
+    vectors: ErrnoVectors, case: Case, target: Target[Any], far: Target[Any] | None = None
+) -> None:
+    """Open the node afresh, run all steps of a case; AssertionError at the first wrong answer.
+
+    ``far`` is another card of the same machine, for the cases that ask two.
+    """
     with ExitStack() as stack:
-        player = _Player(vectors, target, stack)
+        player = _Player(vectors, {"drm": target, "other": target, "far": far or target}, stack)
         for step in case.steps():
             player.run(step)
 
@@ -46,9 +51,11 @@ def play(vectors: ErrnoVectors, case: Case, target: Target[Any]) -> None:
 class _Player:
     """The files, descriptors and saved outputs of one case."""
 
-    def __init__(self, vectors: ErrnoVectors, target: Target[Any], stack: ExitStack) -> None:
+    def __init__(
+        self, vectors: ErrnoVectors, targets: dict[str, Target[Any]], stack: ExitStack
+    ) -> None:
         self._vectors = vectors
-        self._target = target
+        self._targets = targets
         self._stack = stack
         self._files: dict[str, AnyTransport] = {}
         self._saved: dict[str, int] = {}
@@ -63,7 +70,7 @@ class _Player:
 
     def _file(self, name: str) -> AnyTransport:
         if name not in self._files:
-            self._files[name] = self._target.open()
+            self._files[name] = self._targets[name].open()
             self._stack.callback(self._files[name].close)
         return self._files[name]
 
@@ -73,7 +80,7 @@ class _Player:
             case Call():
                 self._call(step)
             case Control():
-                self._target.control(step.name, step.text)
+                self._targets["drm"].control(step.name, step.text)
             case OpenToken():
                 token = self._value(step.token)
                 fd = self._file("drm").open_fd(token, os.O_RDWR | os.O_CLOEXEC)
@@ -99,6 +106,8 @@ class _Player:
         match token.text:
             case "DRM_FD":
                 return self._file("drm").fileno()
+            case "FAR_FD":
+                return self._file("far").fileno()
             case "NULL_FD":
                 return self._null_fd
             case "RO_PTR":

@@ -5,8 +5,9 @@
  *
  * usage: errno_cases NODE PROFILE [PATTERN]
  *
- * NODE is DIR/dev/dri/renderD128 of a mount, PROFILE what it was made with (bmg or lnl), PATTERN a
- * glob over the cases' names.  Each case has a freshly opened descriptor.
+ * NODE is DIR/dev/dri/renderD128 of a mount, made with two cards; PROFILE is what it was made
+ * with (bmg, lnl or dg2), PATTERN a glob over the cases' names.  Each case has a freshly opened
+ * descriptor.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -28,6 +29,7 @@
 @DECLARATIONS@
 #define ON_BMG 1
 #define ON_LNL 2
+#define ON_DG2 4
 #define MAX_PAGES 8
 #define MAX_FDS 8
 
@@ -38,6 +40,7 @@ struct run {
 	int failed;
 	int drm;	/* the node */
 	int other;	/* the node, opened once more; -1 until it is needed */
+	int far;	/* the second card's node; -1 until it is needed */
 	int null;	/* /dev/null */
 	int fds[MAX_FDS];
 	int fd_count;
@@ -51,6 +54,7 @@ struct run {
 };
 
 #define DRM_FD (run->drm)
+#define FAR_FD (far_fd(run))
 #define NULL_FD (run->null)
 #define RO_PTR (run->read_only)
 
@@ -142,6 +146,14 @@ static const char *beside(const struct run *run, const char *name)
 	return path;
 }
 
+/* The second card. */
+static int far_fd(struct run *run)
+{
+	if (run->far < 0)
+		run->far = open_or_exit(beside(run, "renderD129"));
+	return run->far;
+}
+
 /* Write a line to a control file of the mock. */
 static int control(struct run *run, const char *name, const char *text)
 {
@@ -186,6 +198,7 @@ static void begin(struct run *run)
 
 	run->drm = open_or_exit(run->node);
 	run->other = -1;
+	run->far = -1;
 	run->null = open_or_exit("/dev/null");
 	page = take_pages(run, PAGE, 0);
 	mprotect(page, PAGE, PROT_READ);
@@ -193,11 +206,11 @@ static void begin(struct run *run)
 }
 
 /* The mock hears of a close after close(2) has returned: wait until nothing of ours is left. */
-static void wait_until_empty(const struct run *run)
+static void wait_until_empty(const struct run *run, const char *state_file)
 {
 	static const struct timespec moment = { 0, 1000000 };
 	static char state[1 << 16];
-	const char *path = beside(run, "../../debug/dri/0/state");
+	const char *path = beside(run, state_file);
 
 	for (int tries = 0; tries < 5000; tries++) {
 		int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -224,24 +237,31 @@ static void end(struct run *run)
 			close(run->fds[i]);
 	if (run->other >= 0)
 		close(run->other);
+	if (run->far >= 0)
+		close(run->far);
 	close(run->null);
 	close(run->drm);
 	for (int i = 0; i < run->page_count; i++)
 		munmap(run->pages[i].start, run->pages[i].size);
-	wait_until_empty(run);
+	wait_until_empty(run, "../../debug/dri/0/state");
+	if (run->far >= 0)
+		wait_until_empty(run, "../../debug/dri/1/state");
 }
 
 @CASES@
 int main(int argc, char **argv)
 {
-	int profile, ran = 0, failed = 0;
+	static const char *const profiles[] = { "bmg", "lnl", "dg2" };
+	int profile = 0, ran = 0, failed = 0;
 	const char *pattern = argc > 3 ? argv[3] : "*";
 
 	if (argc < 3 || argc > 4) {
 		fprintf(stderr, "usage: %s NODE PROFILE [PATTERN]\n", argv[0]);
 		return 2;
 	}
-	profile = !strcmp(argv[2], "bmg") ? ON_BMG : !strcmp(argv[2], "lnl") ? ON_LNL : 0;
+	for (size_t i = 0; i < sizeof(profiles) / sizeof(profiles[0]); i++)
+		if (!strcmp(argv[2], profiles[i]))
+			profile = 1 << i;
 	/* Where Yama guards memory, the daemon may read ours. */
 	prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0);
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {

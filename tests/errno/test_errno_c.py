@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.errno.cgen import compile_program
-from tests.errno.device import device_options
+from tests.errno.device import CARDS, PROFILES, device_options
 from tests.vectors.errno_load import Profile, load_errno
 
 VECTORS = load_errno()
@@ -32,10 +32,11 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def mount(profile: Profile, mounted_node: Callable[..., str]) -> Path:
-    return Path(mounted_node(**device_options(VECTORS, profile)), "dev/dri/renderD128")
+    directory = mounted_node(devices=CARDS, **device_options(VECTORS, profile))
+    return Path(directory, "dev/dri/renderD128")
 
 
-@pytest.mark.parametrize("profile", ["bmg", "lnl"])
+@pytest.mark.parametrize("profile", PROFILES)
 def test_all_cases(profile: Profile, program: Path, mounted_node: Callable[..., str]) -> None:
     ran = run(program, mount(profile, mounted_node), profile)
     lines = ran.stdout.splitlines()

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.errno.device import device_options
+from tests.errno.device import CARDS, PROFILES, device_options
 from tests.errno.executor import play
 from tests.vectors.errno_load import Case, Errno, Expr, Out, Profile, load_errno
 from xedev.testing.target import Target
 
 VECTORS = load_errno()
-PROFILES: tuple[Profile, ...] = ("bmg", "lnl")
 
 
 @pytest.mark.parametrize(
@@ -34,9 +33,10 @@ PROFILES: tuple[Profile, ...] = ("bmg", "lnl")
     ],
 )
 def test_case(
-    way: str, profile: Profile, case: Case, xe_target: Callable[..., Target[Any]]
+    way: str, profile: Profile, case: Case, xe_targets: Callable[..., list[Target[Any]]]
 ) -> None:
-    play(VECTORS, case, xe_target(way, **device_options(VECTORS, profile)))
+    near, far = xe_targets(way, CARDS, **device_options(VECTORS, profile))
+    play(VECTORS, case, near, far)
 
 
 def test_every_row_has_a_case() -> None:

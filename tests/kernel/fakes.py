@@ -32,5 +32,8 @@ class FakeCaller(Caller):
     def fget(self, fd: int) -> File | None:
         return None
 
+    def sees_our_proc(self) -> bool:
+        return True
+
     def interrupted(self) -> bool:
         return self.signalled

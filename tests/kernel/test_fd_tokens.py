@@ -38,9 +38,9 @@ def test_a_token_is_no_descriptor_and_never_comes_again() -> None:
 def test_a_token_is_claimed_once() -> None:
     tokens, file = FdTokens(), Release()
     token = tokens.install(file, object(), ME)
-    assert tokens.contains(token)
+    assert tokens.find(token) is not None
     assert tokens.claim(token, ME) is file
-    assert not tokens.contains(token)
+    assert tokens.find(token) is None
     with pytest.raises(KernelError) as caught:
         tokens.claim(token, ME)
     assert caught.value.errno == errno.ENOENT

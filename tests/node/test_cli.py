@@ -135,8 +135,15 @@ def test_event_texts(event: dict[str, Any], text: str) -> None:
         ["mount"],
         ["mount", "x", "--vram", "much"],
         ["mount", "x", "--system", "5000"],
-        ["mount", "x", "--profile", "dg2"],
+        ["mount", "x", "--profile", "i915"],
         ["mount", "x", "--purgeability", "never"],
+        ["mount", "x", "--devices", "0"],
+        ["mount", "x", "--devices", "17"],
+        ["mount", "x", "--devices", "two"],
+        ["mount", "x", "--memory", "disk"],
+        ["mount", "x", "--memory-fds", "-1"],
+        ["show", "x", "--device", "-1"],
+        ["trace", "x", "--device", "all"],
         ["trace", "x", "--count", "0"],
         ["pressure", "x", "--by", "evict"],
         ["pressure", "x", "--bo", "1"],
@@ -264,6 +271,82 @@ def test_the_text_names_troubles_and_gaps() -> None:
     }
     text = state_text({"devices": [device], "files": [], "vms": [], "bos": []})
     assert "(bmg, purgeability walk, wedged, unplugged)" in text
+
+
+@pytest.fixture
+def cards(mounted_node: Callable[..., str]) -> Iterator[tuple[str, list[Device]]]:
+    """A mount with two cards, and a file of each."""
+    directory = mounted_node(devices=2, vram="64M", system="256M")
+    nodes = [f"{directory}/dev/dri/{name}" for name in ("renderD128", "renderD129")]
+    devices = [Device(IoctlTransport(node)) for node in nodes]
+    yield directory, devices
+    for device in devices:
+        device.close()
+    wait_until_empty(directory)
+
+
+@fuse
+def test_two_cards_have_nodes_and_debug_files(cards: tuple[str, list[Device]]) -> None:
+    directory, _ = cards
+    assert sorted(os.listdir(f"{directory}/dev/dri")) == [
+        *("card0", "card1", "renderD128", "renderD129", "xe-mock", "xe-mock1")
+    ]
+    first, second = (set(os.listdir(f"{directory}/debug/dri/{index}")) for index in (0, 1))
+    assert first - second == {"daemon"}
+    assert second < first
+    stats = [os.stat(f"{directory}/dev/dri/card{index}") for index in (0, 1)]
+    assert stats[0].st_dev == stats[1].st_dev
+    assert stats[0].st_ino != stats[1].st_ino
+
+
+@fuse
+def test_show_of_two_cards(cards: tuple[str, list[Device]]) -> None:
+    directory, devices = cards
+    for device in devices:
+        bind(device)
+    state = json.loads(command("show", directory, "--json"))
+    assert set(state) == {"devices", "files", "vms", "bos"}
+    assert [(card["index"], card["pci"]) for card in state["devices"]] == [
+        (0, "0000:03:00.0"),
+        (1, "0000:04:00.0"),
+    ]
+    for kind in ("files", "vms", "bos"):
+        assert [entry["device"] for entry in state[kind]] == [0, 1]
+    (one,) = json.loads(command("show", directory, "--device", "1", "--json"))["files"]
+    assert one == state["files"][1]
+    text = command("show", directory)
+    heads = [line for line in text.splitlines() if line.startswith(("device", "open", "buffers"))]
+    assert [head.split(" at ")[0].split(":")[0] for head in heads] == [
+        *("device 0", "open files", "buffers", "device 1", "open files", "buffers")
+    ]
+    (file_line,) = (line for line in text.splitlines() if "renderD129" in line)
+    assert text.index(file_line) > text.index("device 1")
+    assert "device 0" not in command("show", directory, "--device", "1")
+
+
+@fuse
+def test_pressure_and_trace_of_the_second_card(cards: tuple[str, list[Device]]) -> None:
+    directory, devices = cards
+    bos = [bind(device) for device in devices]
+    for device in devices:
+        advise(device, DONTNEED)
+    tracer = Tracer(directory, "--device", "1", "--json", "--count", "1")
+    shrink = ("--region", "system", "--bytes", "64K", "--by", "shrink")
+    text = command("pressure", directory, "--device", "1", *shrink)
+    assert text == f"bo {bos[1]}: purged, 64K\n"
+    status, lines, _ = tracer.wait()
+    assert status == 0
+    assert json.loads(lines[0])["event"] == "bo_state"
+    assert [advise(device, WILLNEED) for device in devices] == [1, 0]
+
+
+@fuse
+def test_a_card_that_is_not_there(cards: tuple[str, list[Device]]) -> None:
+    directory, _ = cards
+    for arguments in (["show"], ["trace"], ["pressure", "--bo", "1", "--by", "evict"]):
+        ran = run_command(arguments[0], directory, *arguments[1:], "--device", "2")
+        assert ran.returncode == 1
+        assert f"{directory}: it has no card 2" in ran.stderr
 
 
 @fuse

@@ -384,12 +384,23 @@ def test_the_mount_of_a_killed_daemon_is_removed(mounted: Mounted) -> None:
     assert not mounted.is_mounted()
 
 
+def stop(pid: int) -> None:
+    """Stop a process; its threads get to know of it one after the other."""
+    os.kill(pid, signal.SIGSTOP)
+
+    def is_stopped() -> bool:
+        threads = Path(f"/proc/{pid}/task").glob("*/stat")
+        return all(thread.read_text().rpartition(")")[2].split()[0] == "T" for thread in threads)
+
+    assert eventually(is_stopped)
+
+
 @fuse
 @root  # an ordinary user may be unable to abort a connection
 def test_a_hanging_daemon_is_cut_off(mounted: Mounted) -> None:
     mounted.start()
     about = mounted.about()
-    os.kill(about["pid"], signal.SIGSTOP)
+    stop(about["pid"])
     stuck = Child(lambda: os.open(mounted.path("dev/dri/renderD128"), os.O_RDWR) and 1)
     try:
         said = refusal("umount", str(mounted.directory))
@@ -533,7 +544,7 @@ def test_dup_and_close_end_nothing(directory: str) -> None:
 def test_clients_that_are_killed_leave_nothing(directory: str, clients: int) -> None:
     def client() -> int:
         device = Device(IoctlTransport(node(directory)))
-        os.dup(device.transport.fileno())  # type: ignore[attr-defined]
+        os.dup(device.transport.fileno())
         fds = []
         while True:
             vm = device.vm_create()

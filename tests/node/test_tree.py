@@ -40,7 +40,7 @@ def client(xe_device: XeDevice) -> Iterator[LocalTransport]:
 
 @pytest.fixture
 def tree(xe_device: XeDevice) -> Tree:
-    return Tree(xe_device, [DebugfsFile("extra", 0o600, lambda: "more\n")])
+    return Tree([xe_device], [DebugfsFile("extra", 0o600, lambda: "more\n")])
 
 
 def refused(error: int, call: Callable[..., object], *arguments: object) -> None:
@@ -68,7 +68,7 @@ def export(client: LocalTransport) -> int:
 
 
 def test_the_nodes_are_listed_and_the_directory_of_tokens_is_not(tree: Tree) -> None:
-    assert tree.readdir("/") == ["debug", "dev"]
+    assert tree.readdir("/") == ["debug", "dev", "proc"]
     assert sorted(tree.readdir("/dev/dri")) == NODES
     assert stat.S_ISDIR(tree.getattr(TOKENS).mode)
     assert tree.readdir(TOKENS) == []
@@ -88,7 +88,7 @@ def test_inode_numbers_are_distinct_and_stay(tree: Tree) -> None:
 
 
 def test_two_trees_share_no_inode_number(xe_device: XeDevice) -> None:
-    one, other = Tree(xe_device), Tree(xe_device)
+    one, other = Tree([xe_device]), Tree([xe_device])
     assert not {one.getattr(path).ino for path in all_paths(one)} & {
         other.getattr(path).ino for path in all_paths(other)
     }
@@ -126,14 +126,14 @@ def test_roots_nodes_get_the_groups_of_udev(
 
     monkeypatch.setattr("xedev.node.tree.grp.getgrnam", Entry)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    tree = Tree(xe_device)
+    tree = Tree([xe_device])
     assert tree.getattr("/dev/dri/card0").gid == 44
     assert tree.getattr("/dev/dri/renderD128").gid == 105
     assert tree.getattr("/debug/dri/0/state").gid == os.getegid()
     del groups["render"]
-    assert Tree(xe_device).getattr("/dev/dri/renderD128").gid == os.getegid()
+    assert Tree([xe_device]).getattr("/dev/dri/renderD128").gid == os.getegid()
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert Tree(xe_device).getattr("/dev/dri/card0").gid == os.getegid()
+    assert Tree([xe_device]).getattr("/dev/dri/card0").gid == os.getegid()
 
 
 def test_chmod_and_chown_are_remembered(tree: Tree) -> None:

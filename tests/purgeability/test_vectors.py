@@ -45,7 +45,10 @@ FAILING_EXPORTS = [
 
 def _play(vector: PurgeVector, policy: Policy, route: Route, make: TargetMaker, point: str) -> None:
     target = make(route.way, profile=route.profile, purgeability=policy)
-    device = ClientDevice(target.device, target, region=route.region, export_point=point)
+    early = {step.step.bo for step in vector.steps if isinstance(step.step, ops.Fault)}
+    device = ClientDevice(
+        target.device, target, region=route.region, export_point=point, early=early
+    )
     try:
         run_vector(vector, policy, device, settle=0 if route.way == "in-process" else _SETTLE)
     finally:

@@ -8,8 +8,11 @@ comes from its debug files, so that nothing depends on how the device is reached
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
+from collections.abc import Mapping as MappingABC
 from typing import Any, Protocol
 
 from tests.model import purgeability_ops as ops
@@ -17,6 +20,7 @@ from tests.model.purgeability_ops import ArrayOp, BoState, Policy, Result, State
 from tests.vectors.load import PurgeVector
 from uapi import xe_drm
 from xedev.client import Device
+from xedev.client.mapping import Mapping
 from xedev.client.memory import op_map, op_prefetch, op_unmap, op_unmap_all
 
 __all__ = ("PAGE", "ClientDevice", "Control", "VectorDevice", "run_vector")
@@ -28,6 +32,9 @@ CONSULT_PREF_LOC = 0xFFFF_FFFF
 #: A handle and an id that never exist: what a name stands for once its object is gone.
 _NOBODY = 0x7FFF_FFFF
 _SETTLE_STEP = 0.001  # seconds
+_SYSTEM = 1  # placement: system memory, the only one that another device can read
+
+_CONTENTS = b"contents"
 
 _ADVICE = {
     "WILLNEED": xe_drm.DRM_XE_VMA_PURGEABLE_STATE_WILLNEED,
@@ -59,6 +66,18 @@ class VectorDevice(Protocol):
         """What can be seen of a BO; None once it is freed."""
 
 
+def dies_of_touching(mapping: Mapping) -> bool:
+    """Whether a child that reads a byte dies of SIGBUS."""
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGBUS, signal.SIG_DFL)
+        mapping[0]
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, -signal.SIGBUS)
+    return status != 0
+
+
 def run_vector(
     vector: PurgeVector, policy: Policy, device: VectorDevice, *, settle: float = 0.0
 ) -> None:
@@ -74,13 +93,13 @@ def run_vector(
         expected = step.outcomes[policy]
         where = f"{vector.id} step {number}: {step.step}"
         assert device.apply(step.step) == expected.result, where
-        if isinstance(step.step, ops.CloseFd):
+        if isinstance(step.step, ops.CloseFd | ops.GemClose):
             patience = settle
         assert _settled_states(device, expected.bos, patience) == expected.bos, where
 
 
 def _settled_states(
-    device: VectorDevice, expected: Mapping[str, BoState | None], patience: float
+    device: VectorDevice, expected: MappingABC[str, BoState | None], patience: float
 ) -> dict[str, BoState | None]:
     """The states once they are as expected, or as they are when ``patience`` is at its end."""
     end = time.monotonic() + patience
@@ -96,7 +115,11 @@ class ClientDevice:
 
     ``open_file`` opens a DRM file. BOs are made in the memory region with instance ``region``: 0
     is system memory, which the shrinker reclaims, others are VRAM, which eviction does.
-    ``export_point`` is the step of the export that a failing one fails at.
+    ``export_point`` is the step of the export that a failing one fails at. Foreign BOs are those
+    of ``exporter``, a file of another card; without one those of the built-in exporter.
+
+    ``early`` names BOs that are mapped as soon as they exist, so that a `fault` has an old mapping
+    to touch.  Touches happen in forked children, which die of them.
     """
 
     def __init__(
@@ -107,11 +130,15 @@ class ClientDevice:
         region: int,
         prefetch_region: int | None = None,
         export_point: str = "drm_gem_prime_export",
+        exporter: Device | None = None,
+        early: Collection[str] = (),
     ) -> None:
         self.region = region
         self.prefetch_region = region if prefetch_region is None else prefetch_region
         self.export_point = export_point
         self.counted = control.state()["devices"][0]["purgeability"] != "walk"
+        self._exporter = exporter
+        self._early = frozenset(early)
         self._open_file = open_file
         self._control = control
         self._files: dict[str, Device] = {}
@@ -121,6 +148,7 @@ class ClientDevice:
         self._handles: dict[tuple[str, str], int] = {}
         self._vms: dict[str, tuple[str, int]] = {}
         self._fds: dict[int, tuple[Device, int]] = {}
+        self._mappings: dict[tuple[str, str], Mapping] = {}
 
     # --- what can be seen -----------------------------------------------------------------
 
@@ -152,7 +180,7 @@ class ClientDevice:
         counts = {entry["id"]: entry["handles"] for entry in self._control.state()["bos"]}
         return {bo: counts[number] for bo, number in self._bos.items() if number in counts}
 
-    def _bo_state(self, entry: Mapping[str, Any]) -> BoState:
+    def _bo_state(self, entry: MappingABC[str, Any]) -> BoState:
         state = _STATES[entry["state"]]
         if not self.counted:
             return BoState(state, None, None)
@@ -181,7 +209,10 @@ class ClientDevice:
         return self._files[name]
 
     def close_file(self, name: str) -> Result:
-        """close(2) of a DRM file, with what it owns."""
+        """The end of a DRM file, with what it owns; a mapping would put it off."""
+        for owner, bo in list(self._mappings):
+            if owner == name:
+                self._unmap(bo, owner)
         device = self._files.pop(name, None)
         if device is not None:
             device.close()
@@ -221,8 +252,16 @@ class ClientDevice:
         return self._know(bo, file, handle)
 
     def import_foreign(self, bo: str, *, pages: int, file: str) -> Result:
-        """A BO of the built-in foreign exporter."""
-        return self._know(bo, file, self.file(file).import_foreign(pages * PAGE))
+        """A BO of the foreign exporter, which keeps no handle of it."""
+        device = self.file(file)
+        if self._exporter is None:
+            return self._know(bo, file, device.import_foreign(pages * PAGE))
+        theirs = self._exporter.gem_create(pages * PAGE, _SYSTEM)
+        fd = self._exporter.prime_handle_to_fd(theirs)
+        self._exporter.gem_close(theirs)
+        handle = device.prime_fd_to_handle(fd)
+        self._exporter.close_fd(fd)
+        return self._know(bo, file, handle)
 
     def _know(self, bo: str, file: str, handle: int) -> Result:
         device = self.file(file)
@@ -230,10 +269,13 @@ class ClientDevice:
         self._bos[bo], self._sizes[bo] = info.id, info.size
         self._offsets[bo] = device.gem_mmap_offset(handle)
         self._handles[file, bo] = handle
+        if bo in self._early:
+            self._map(bo, file)
         return Result()
 
     def gem_close(self, bo: str, file: str) -> Result:
-        """GEM_CLOSE."""
+        """munmap(2), and GEM_CLOSE."""
+        self._unmap(bo, file)
         self.file(file).gem_close(self._handle(bo, file))
         del self._handles[file, bo]
         return Result()
@@ -248,15 +290,41 @@ class ClientDevice:
         return Result()
 
     def mmap(self, bo: str, file: str) -> Result:
-        """GEM_MMAP_OFFSET, then the gate of mmap(2)."""
-        device = self.file(file)
-        offset = device.gem_mmap_offset(self._handle(bo, file))
-        device.mmap_gate(offset, self._sizes[bo])
+        """GEM_MMAP_OFFSET and mmap(2); what is stored there can be read back."""
+        mapping = self._map(bo, file)
+        if self._is_foreign(bo):
+            return Result()  # its pages cannot be reached through our device
+        mapping.write(len(mapping) - 8, _CONTENTS)
+        assert mapping.read(len(mapping) - 8, 8) == _CONTENTS
         return Result()
 
+    def _map(self, bo: str, file: str) -> Mapping:
+        mapping = self.file(file).map(self._handle(bo, file), self._sizes[bo])
+        self._unmap(bo, file)
+        self._mappings[file, bo] = mapping
+        return mapping
+
+    def _unmap(self, bo: str, file: str) -> None:
+        mapping = self._mappings.pop((file, bo), None)
+        if mapping is not None:
+            mapping.close()
+
+    def _is_foreign(self, bo: str) -> bool:
+        entries = self._control.state()["bos"]
+        return any(entry["imported"] for entry in entries if entry["id"] == self._bos[bo])
+
     def fault(self, bo: str, file: str) -> Result:
-        """A page of an old mapping, which needs no handle, is touched."""
-        return Result("SIGBUS" if self.file(file).fault(self._offsets[bo]) else None)
+        """A page that an old mapping has not seen yet is touched.
+
+        The mock can raise SIGBUS only once the contents are gone.  The driver raises it as soon
+        as they may go; then only the mock's own question tells.
+        """
+        gone = self.file(file).fault(self._offsets[bo])
+        mapping = self._mappings.get((file, bo))
+        state = self.state(bo)
+        if bo in self._early and mapping is not None and state is not None:
+            assert dies_of_touching(mapping) == (state.state == "P")
+        return Result("SIGBUS" if gone else None)
 
     # --- PRIME ----------------------------------------------------------------------------
 

@@ -114,6 +114,25 @@ def test_device_and_its_debug_files(xe_target, way):
 
 
 @fuse
+def test_several_cards_of_one_machine(tmp_path: Path) -> None:
+    ran = run_pytest(
+        tmp_path,
+        """
+import pytest
+
+@pytest.mark.parametrize("way", ["in-process", "ioctl", "frames"])
+def test_cards(xe_targets, way):
+    cards = xe_targets(way, 3)
+    for card in cards:
+        card.device().vm_create()
+    assert [card.state()["devices"][0]["index"] for card in cards] == [0, 1, 2]
+    assert [len(card.state()["vms"]) for card in cards] == [1, 1, 1]
+""",
+    )
+    assert "3 passed" in ran.stdout, ran.stdout
+
+
+@fuse
 def test_what_a_test_leaves_behind_fails_it(tmp_path: Path) -> None:
     ran = run_pytest(
         tmp_path,
@@ -122,17 +141,23 @@ import os, pytest
 
 kept = []
 
-@pytest.mark.parametrize("way", ["in-process", "ioctl"])
-def test(xe_target, way):
-    target = xe_target(way)
+def keep(target, way):
     transport = target.open()
     if way == "ioctl":
         kept.append(os.dup(transport.fileno()))
     else:
         kept.append(transport.pass_fd(transport.fileno()))
+
+@pytest.mark.parametrize("way", ["in-process", "ioctl"])
+def test(xe_target, way):
+    keep(xe_target(way), way)
+
+@pytest.mark.parametrize("way", ["in-process", "ioctl"])
+def test_second_card(xe_targets, way):
+    keep(xe_targets(way, 2)[1], way)
 """,
     )
-    assert "2 passed, 2 errors" in ran.stdout, ran.stdout
+    assert "4 passed, 4 errors" in ran.stdout, ran.stdout
     assert "left behind" in ran.stdout
 
 

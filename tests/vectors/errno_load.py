@@ -10,6 +10,10 @@ The file is data for two runners, a C program (`tests.errno.cgen`) and one in Py
 ``tables``  the rows that must have a case, by section of memory.md (or of the file named)
 ``subjects`` what cases can be blocked by, and the issue that brings it
 
+A case's ``profile`` is one, or ``both`` for Battlemage and Lunar Lake, the default. An ioctl's
+``file`` is ``drm``, ``other`` for the same node opened once more, or ``far`` for the node of the
+machine's second card.
+
 A case's ``row`` is ``section/row``. Where two faults meet, it is the row that must win.
 
 Values are integers or expressions in the syntax that C and Python share::
@@ -17,7 +21,8 @@ Values are integers or expressions in the syntax that C and Python share::
     "PAGE * 2"              names of the header and of the file's own "names"
     "$bo"                   what the step "bo" saved
     "&ops", "&ext[1]"       address of memory of this call
-    "DRM_FD", "NULL_FD"     descriptors of the case's file, and of /dev/null
+    "DRM_FD", "FAR_FD"      descriptors of the case's files ``drm`` and ``far``
+    "NULL_FD"               descriptor of /dev/null
     "RO_PTR"                address of a page of zeros that cannot be written
 
 A misspelt key, name or field is an error.
@@ -61,11 +66,14 @@ __all__ = (
 
 _HERE = Path(__file__).parent
 
-Profile: TypeAlias = Literal["bmg", "lnl"]
+Profile: TypeAlias = Literal["bmg", "lnl", "dg2"]
 Place: TypeAlias = Literal["plain", "page", "page_end"]
 
-RUN_TIME_NAMES = frozenset({"DRM_FD", "NULL_FD", "RO_PTR"})
+RUN_TIME_NAMES = frozenset({"DRM_FD", "FAR_FD", "NULL_FD", "RO_PTR"})
 """Names whose values are known only while a case runs."""
+
+FILES = ("drm", "other", "far")
+"""The nodes that a case can ask."""
 
 _MODULES = (xe_drm, drm, xe_mock)
 _SCALARS: dict[str, type[Any]] = {
@@ -568,6 +576,8 @@ def _check_case(vectors: ErrnoVectors, case: Case) -> None:
 
 
 def _check_call(vectors: ErrnoVectors, call: Call, saved: set[str]) -> None:
+    if call.file not in FILES:
+        raise ValueError(f"no file {call.file}")
     memory = {item.name for item in call.memory}
     for expr in [*call.expressions(), *(out.value for out in call.out)]:
         for token in expr.tokens:

@@ -34,11 +34,21 @@ NAMES = (
 SIZES = {
     "bmg": {0: 232, 1: 184, 2: 48, 3: 200, 5: 160, 6: 40, 7: 32, 8: 352, 9: 8, 10: 136},
     "lnl": {0: 168, 1: 96, 2: 48, 3: 200, 5: 160, 6: 40, 7: 32, 8: 264, 9: 8, 10: 136},
+    "dg2": {0: 232, 1: 184, 2: 48, 3: 104, 5: 80, 6: 40, 7: 32, 8: 104, 9: 8},
 }
 PROFILES = tuple(SIZES)
 
 every_query = pytest.mark.parametrize("query", range(11), ids=NAMES)
 every_profile = pytest.mark.parametrize("profile", PROFILES)
+every_query_of_a_profile = pytest.mark.parametrize(
+    ("profile", "query"),
+    [
+        pytest.param(profile, query, id=f"{profile}-{name}")
+        for profile, sizes in SIZES.items()
+        for query, name in enumerate(NAMES)
+        if query == HWCONFIG or query in sizes
+    ],
+)
 
 
 def opened(profile: str = "bmg", **changes: Any) -> Device:
@@ -95,8 +105,7 @@ def read_only() -> Iterator[int]:
 # ---- the size ----------------------------------------------------------------------------------
 
 
-@every_profile
-@every_query
+@every_query_of_a_profile
 def test_the_size_is_told(profile: str, query: int) -> None:
     size = required(opened(profile), query)
     if query == HWCONFIG:
@@ -111,8 +120,7 @@ def test_asking_for_the_size_does_not_look_at_the_data(bmg: Device, query: int, 
     assert ask(bmg.transport, query, 0, data) == (0, required(bmg, query))
 
 
-@every_profile
-@every_query
+@every_query_of_a_profile
 @pytest.mark.parametrize("delta", [-8, -4, -1, 1, 4, 8, 96, 4096])
 def test_any_other_size(profile: str, query: int, delta: int) -> None:
     """Too much is as wrong as too little; comes before the data is looked at."""
@@ -131,8 +139,7 @@ def test_absurd_sizes(bmg: Device, query: int, size: int) -> None:
     assert ask(bmg.transport, query, size, BAD_ADDRESS) == (EINVAL, size)
 
 
-@every_profile
-@every_query
+@every_query_of_a_profile
 def test_no_byte_more_is_written(profile: str, query: int) -> None:
     device = opened(profile)
     size = required(device, query)
@@ -174,12 +181,12 @@ def test_unknown_query(bmg: Device, query: int, size: int) -> None:
 @pytest.mark.parametrize("data", [0, BAD_ADDRESS])
 def test_a_platform_without_stall_sampling(size: int, data: int) -> None:
     """Not even the size is told."""
-    device = opened(eu_stall=False)
+    device = opened("dg2")
     assert ask(device.transport, EU_STALL, size, data) == (ENODEV, size)
 
 
 def test_must_be_zero_comes_before_what_the_platform_lacks() -> None:
-    device = opened(eu_stall=False)
+    device = opened("dg2")
     assert ask(device.transport, EU_STALL, 0, 0, extensions=1) == (EINVAL, 0)
 
 
@@ -222,6 +229,7 @@ def test_pxp_status_that_cannot_be_written() -> None:
         ("bmg", 9, (EINVAL, 9)),
         ("lnl", 0, (0, 8)),
         ("lnl", 7, (EINVAL, 7)),
+        ("dg2", 8, (ENODEV, 8)),
     ],
 )
 def test_pxp_looks_at_the_size_first(profile: str, size: int, answer: tuple[int, int]) -> None:
@@ -239,26 +247,26 @@ def ask_firmware(device: Device, **fields: int) -> tuple[int, xe_drm.drm_xe_quer
     return error, arg
 
 
-# Fields, platform without HuC, errno: pads come first, then the type.
-FIRMWARE_ROWS: list[tuple[dict[str, int], bool, int]] = [
-    ({"uc_type": 0}, False, 0),
-    ({"uc_type": 1}, False, 0),
-    ({"uc_type": 1}, True, ENODEV),
-    ({"uc_type": 2}, False, EINVAL),
-    ({"uc_type": 0xFFFF}, False, EINVAL),
-    ({"uc_type": 0, "pad": 1}, False, EINVAL),
-    ({"uc_type": 0, "pad2": 1}, False, EINVAL),
-    ({"uc_type": 0, "pad2": U32}, False, EINVAL),
-    ({"uc_type": 0, "reserved": 1}, False, EINVAL),
-    ({"uc_type": 0, "reserved": U64}, False, EINVAL),
-    ({"uc_type": 1, "pad": 1}, True, EINVAL),
-    ({"uc_type": 0, "branch_ver": 7, "major_ver": 7, "minor_ver": 7, "patch_ver": 7}, False, 0),
+# Fields, profile, errno: pads come first, then the type. HuC of dg2 does not run.
+FIRMWARE_ROWS: list[tuple[dict[str, int], str, int]] = [
+    ({"uc_type": 0}, "bmg", 0),
+    ({"uc_type": 1}, "bmg", 0),
+    ({"uc_type": 1}, "dg2", ENODEV),
+    ({"uc_type": 2}, "bmg", EINVAL),
+    ({"uc_type": 0xFFFF}, "bmg", EINVAL),
+    ({"uc_type": 0, "pad": 1}, "bmg", EINVAL),
+    ({"uc_type": 0, "pad2": 1}, "bmg", EINVAL),
+    ({"uc_type": 0, "pad2": U32}, "bmg", EINVAL),
+    ({"uc_type": 0, "reserved": 1}, "bmg", EINVAL),
+    ({"uc_type": 0, "reserved": U64}, "bmg", EINVAL),
+    ({"uc_type": 1, "pad": 1}, "dg2", EINVAL),
+    ({"uc_type": 0, "branch_ver": 7, "major_ver": 7, "minor_ver": 7, "patch_ver": 7}, "bmg", 0),
 ]
 
 
-@pytest.mark.parametrize(("fields", "no_huc", "error"), FIRMWARE_ROWS, ids=str)
-def test_firmware(fields: dict[str, int], no_huc: bool, error: int) -> None:
-    device = opened(huc=None) if no_huc else opened()
+@pytest.mark.parametrize(("fields", "profile", "error"), FIRMWARE_ROWS, ids=str)
+def test_firmware(fields: dict[str, int], profile: str, error: int) -> None:
+    device = opened(profile)
     before = xe_drm.drm_xe_query_uc_fw_version(**fields)
     found, after = ask_firmware(device, **fields)
     assert found == error
@@ -299,7 +307,11 @@ BMG_ENGINES = [
     *((DECODE, 0, 1), (DECODE, 1, 1), (ENHANCE, 0, 1), (ENHANCE, 1, 1)),
 ]
 LNL_ENGINES = [(RENDER, 0, 0), (COPY, 0, 0), (COMPUTE, 0, 0), (DECODE, 0, 1), (ENHANCE, 0, 1)]
-ENGINES_OF = {"bmg": BMG_ENGINES, "lnl": LNL_ENGINES}
+DG2_ENGINES = [
+    *((RENDER, 0, 0), (COPY, 0, 0), (COMPUTE, 0, 0)),
+    *((DECODE, 0, 0), (DECODE, 1, 0), (ENHANCE, 0, 0), (ENHANCE, 1, 0)),
+]
+ENGINES_OF = {"bmg": BMG_ENGINES, "lnl": LNL_ENGINES, "dg2": DG2_ENGINES}
 
 
 @every_profile
@@ -366,5 +378,4 @@ def test_sizes_of_profiles_through(
     xe_target: Callable[..., Target[Any]], way: str, profile: str
 ) -> None:
     device = xe_target(way, profile=profile).device()
-    sizes = {query: required(device, query) for query in range(11) if query != HWCONFIG}
-    assert sizes == SIZES[profile]
+    assert {query: required(device, query) for query in SIZES[profile]} == SIZES[profile]

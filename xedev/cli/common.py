@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from xedev.node.tree import DEBUG_DIR
+from xedev.node.tree import DRI_DEBUG_DIR, debug_dir
 
-__all__ = ("CommandError", "is_debugging", "open_debug", "read_state", "say", "table")
+__all__ = (
+    "CommandError",
+    "add_device_choice",
+    "is_debugging",
+    "open_debug",
+    "read_state",
+    "say",
+    "table",
+)
 
 _CONNECTION_LOST = (errno.ENOTCONN, errno.ECONNABORTED)
 
@@ -30,28 +40,66 @@ def say(text: str) -> None:
     print(f"xe-mock: {text}", file=sys.stderr, flush=True)
 
 
-def open_debug(directory: str, name: str, flags: int) -> int:
-    """Open a debug file of the mount at ``directory``."""
-    path = os.path.join(directory, DEBUG_DIR, name)
-    try:
+def add_device_choice(parser: argparse.ArgumentParser, default: int | None = 0) -> None:
+    """Declare which card of a mount a command is about; None: all of them."""
+    words = "all" if default is None else f"card {default}"
+    parser.add_argument(
+        "--device",
+        metavar="I",
+        type=_device_index,
+        default=default,
+        help=f"which card of a mount with several (default: {words})",
+    )
+
+
+def _device_index(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of a card")
+    return int(text)
+
+
+def open_debug(directory: str, name: str, flags: int, device: int = 0) -> int:
+    """Open a debug file of a device of the mount at ``directory``."""
+    with _explained(directory, device):
+        path = os.path.join(directory, debug_dir(device), name)
         return os.open(path, flags | os.O_CLOEXEC)
+
+
+@contextmanager
+def _explained(directory: str, device: int = 0) -> Iterator[None]:
+    """Turn the errors of using a mount into sentences."""
+    try:
+        yield
     except FileNotFoundError:
+        if device and os.path.exists(os.path.join(directory, debug_dir(0))):
+            raise CommandError(f"{directory}: it has no card {device}") from None
         raise CommandError(f"{directory}: no xe-mock is mounted there") from None
     except PermissionError:
         raise CommandError(f"{directory}: only the user who mounted it may do that") from None
     except OSError as error:
-        raise _lost(directory, error) from None
+        if error.errno in _CONNECTION_LOST:
+            text = f"{directory}: the daemon is dead (xe-mock umount cleans up)"
+            raise CommandError(text) from None
+        raise CommandError(f"{directory}: {error.strerror}") from None
 
 
-def _lost(directory: str, error: OSError) -> CommandError:
-    if error.errno in _CONNECTION_LOST:
-        return CommandError(f"{directory}: the daemon is dead (xe-mock umount cleans up)")
-    return CommandError(f"{directory}: {error.strerror}")
+def read_state(directory: str, device: int | None = None) -> dict[str, Any]:
+    """What ``xe-mock show --json`` prints: of one device, or of all, one after the other."""
+    states = [_read_state(directory, index) for index in _devices(directory, device)]
+    return {kind: [thing for state in states for thing in state[kind]] for kind in states[0]}
 
 
-def read_state(directory: str) -> dict[str, Any]:
-    """What ``xe-mock show --json`` prints."""
-    with open(open_debug(directory, "state", os.O_RDONLY), encoding="utf-8") as file:
+def _devices(directory: str, device: int | None) -> list[int]:
+    if device is not None:
+        return [device]
+    with _explained(directory):
+        names = os.listdir(os.path.join(directory, DRI_DEBUG_DIR))
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def _read_state(directory: str, device: int) -> dict[str, Any]:
+    fd = open_debug(directory, "state", os.O_RDONLY, device)
+    with open(fd, encoding="utf-8") as file:
         state: dict[str, Any] = json.load(file)
     return state
 

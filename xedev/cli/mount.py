@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from xedev.cli.common import say
 from xedev.cli.sizes import parse_memory_size
 from xedev.node.daemon import MountOptions, run_foreground, start
+from xedev.node.options import DEVICES_MAX
 from xedev.node.tree import NODE_DIR
 
 if TYPE_CHECKING:
@@ -24,6 +25,14 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("directory", metavar="DIR", help="an empty directory")
     add_device_options(parser)
+    parser.add_argument(
+        "--devices",
+        metavar="N",
+        type=_device_count,
+        default=1,
+        help=f"how many cards, up to {DEVICES_MAX}: card0, card1, …",
+    )
+    _add_memory_options(parser)
     parser.add_argument("--log", metavar="FILE", help="append the daemon's log to FILE")
     parser.add_argument(
         "--backend", choices=("fusepy", "mfusepy"), help="FUSE binding (default: what is there)"
@@ -39,16 +48,45 @@ def add_to(commands: Commands) -> None:
     parser.set_defaults(run=_run)
 
 
+def _add_memory_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what can be chosen about the pages behind BOs."""
+    parser.add_argument(
+        "--memory",
+        choices=("memfd", "tmpfs"),
+        default="memfd",
+        help="what holds a BO's contents: a memfd (default), or a file that clients in other "
+        "process namespaces can map too",
+    )
+    parser.add_argument(
+        "--memory-dir",
+        metavar="DIR",
+        default="/dev/shm",
+        help="where such files are made (default: /dev/shm)",
+    )
+    parser.add_argument(
+        "--memory-fds",
+        metavar="N",
+        type=_natural,
+        help="use files beyond N memfds (default: what the limit on descriptors allows)",
+    )
+
+
 def add_device_options(parser: argparse.ArgumentParser) -> None:
     """Declare what can be chosen about the device."""
     parser.add_argument(
         "--profile",
-        choices=("bmg", "lnl"),
+        choices=("bmg", "lnl", "dg2"),
         default="bmg",
-        help="GPU: Battlemage (discrete, default) or Lunar Lake (integrated)",
+        help="GPU: Battlemage (discrete, default), Lunar Lake (integrated) or Alchemist (discrete)",
     )
     parser.add_argument(
         "--vram", metavar="SIZE", type=parse_memory_size, help="video memory, e.g. 12G"
+    )
+    parser.add_argument(
+        "--visible-vram",
+        metavar="SIZE",
+        type=parse_memory_size,
+        help="video memory that the CPU reaches, as with a small BAR, e.g. 256M (default: all)",
     )
     parser.add_argument(
         "--system",
@@ -67,6 +105,18 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="behave as a kernel built with the driver's debugging options",
     )
+
+
+def _device_count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= DEVICES_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {DEVICES_MAX}")
+    return int(text)
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
+    return int(text)
 
 
 def options_from(args: argparse.Namespace) -> MountOptions:

@@ -8,7 +8,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from xedev.cli.common import CommandError, open_debug
+from xedev.cli.common import CommandError, add_device_choice, open_debug
 from xedev.cli.sizes import parse_size, size_text
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def add_to(commands: Commands) -> None:
         "  It sets no state: what must not be purged is not.",
     )
     parser.add_argument("directory", metavar="DIR")
+    add_device_choice(parser)
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--bo", metavar="ID", type=int, help="one buffer, by its id in show")
     target.add_argument("--region", choices=("system", "vram0"), help="a memory region")
@@ -44,14 +45,14 @@ def _run(args: argparse.Namespace) -> int:
     if (args.region is None) != (args.bytes is None):
         args.usage_error("--region and --bytes belong together")
     target = f"bo {args.bo}" if args.region is None else f"region {args.region} {args.bytes}"
-    answer = _command(args.directory, f"{target} {args.by}")
+    answer = _command(args.directory, args.device, f"{target} {args.by}")
     print(answer.strip() if args.json else _text(json.loads(answer)))
     return 0
 
 
-def _command(directory: str, command: str) -> str:
+def _command(directory: str, device: int, command: str) -> str:
     """Run a command through the control file and return its answer."""
-    fd = open_debug(directory, "pressure", os.O_RDWR)
+    fd = open_debug(directory, "pressure", os.O_RDWR, device)
     with open(fd, "r+b", buffering=0) as control:
         try:
             control.write(command.encode())

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from xedev.cli.common import read_state, table
+from xedev.cli.common import add_device_choice, read_state, table
 from xedev.cli.sizes import size_text
 
 if TYPE_CHECKING:
@@ -27,24 +27,32 @@ def add_to(commands: Commands) -> None:
         description="Lists what exists on the device, without opening it.",
     )
     parser.add_argument("directory", metavar="DIR")
+    add_device_choice(parser, default=None)
     parser.add_argument("--json", action="store_true", help="all of it, as JSON")
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
-    state = read_state(args.directory)
+    state = read_state(args.directory, args.device)
     print(json.dumps(state, indent=2) if args.json else state_text(state))
     return 0
 
 
 def state_text(state: Mapping[str, Any]) -> str:
-    """The state as tables."""
-    parts = [_device_text(device) for device in state["devices"]]
-    parts.append(_section("open files", _FILES, state["files"]))
-    parts.append(f"VMs: {len(state['vms'])}")
-    parts += [_vm_text(vm) for vm in state["vms"]]
-    parts.append(_section("buffers", _BOS, state["bos"]))
-    return "\n\n".join(parts)
+    """The state as tables, one device after the other."""
+    return "\n\n".join(part for device in state["devices"] for part in _device_parts(device, state))
+
+
+def _device_parts(device: _Row, state: Mapping[str, Any]) -> Iterator[str]:
+    files, vms, bos = (
+        [thing for thing in state[kind] if thing["device"] == device["index"]]
+        for kind in ("files", "vms", "bos")
+    )
+    yield _device_text(device)
+    yield _section("open files", _FILES, files)
+    yield f"VMs: {len(vms)}"
+    yield from map(_vm_text, vms)
+    yield _section("buffers", _BOS, bos)
 
 
 def _section(title: str, columns: _Columns, rows: list[_Row]) -> str:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from xedev.cli.common import open_debug, say
+from xedev.cli.common import add_device_choice, open_debug, say
 
 if TYPE_CHECKING:
     from xedev.cli.types import Commands
@@ -28,6 +28,7 @@ def add_to(commands: Commands) -> None:
         description="Prints every ioctl and every change of state until interrupted.",
     )
     parser.add_argument("directory", metavar="DIR")
+    add_device_choice(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     parser.add_argument("--count", metavar="N", type=_positive, help="end after N events")
     parser.set_defaults(run=_run)
@@ -40,7 +41,7 @@ def _positive(text: str) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    fd = open_debug(args.directory, "trace", os.O_RDONLY)
+    fd = open_debug(args.directory, "trace", os.O_RDONLY, args.device)
     say(f"tracing {args.directory}")
     try:
         for number, line in enumerate(_lines(fd), 1):

@@ -4,6 +4,7 @@ Knows nothing of the mock but its uAPI: it drives a real Xe device as well.
 """
 
 from xedev.client.device import Device, allow_memory_access
+from xedev.client.mapping import Mapping
 from xedev.client.memory import UserFence
 from xedev.client.transport import (
     IN,
@@ -23,6 +24,7 @@ __all__ = (
     "FrameTransport",
     "IoctlError",
     "IoctlTransport",
+    "Mapping",
     "Transport",
     "UserFence",
     "allow_memory_access",

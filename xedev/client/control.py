@@ -1,21 +1,30 @@
 """The mock's control files: what a test does to the device from outside.
 
-A mount has them in ``DIR/debug/dri/0``, where they belong to the user who made the mount. A device
-in our own process has them as objects.
+A mount has them in ``DIR/debug/dri/0`` (``1`` of its second card), where they belong to the user
+who made the mount. A device in our own process has them as objects.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ("ControlFiles", "Controls", "LocalControls", "TraceReader")
+__all__ = ("ControlFiles", "Controls", "LocalControls", "TraceReader", "card_index")
 
 _BLOCK = 1 << 16
+_RENDER_MINORS = 128  # from where on render nodes are numbered
+
+
+def card_index(node: str) -> int:
+    """Which card of its machine a node belongs to, by its name: ``card1``, ``renderD129`` and
+    ``xe-mock1`` belong to card 1."""
+    number = re.search(r"\d*$", node)
+    return int(number[0] or 0) % _RENDER_MINORS if number else 0
 
 
 class Controls(Protocol):
@@ -36,8 +45,9 @@ class ControlFiles:
 
     @classmethod
     def of_node(cls, node: str | os.PathLike[str]) -> ControlFiles:
-        """Those of the mount that a device node, ``DIR/dev/dri/NAME``, belongs to."""
-        return cls(Path(node).resolve().parents[2] / "debug/dri/0")
+        """Those of the card that a device node, ``DIR/dev/dri/NAME``, belongs to."""
+        path = Path(node).resolve()
+        return cls(path.parents[2] / "debug/dri" / str(card_index(path.name)))
 
     def read(self, name: str) -> str:
         """What a file shows now."""

@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import Literal
 
 from uapi import drm
+from xedev.client.control import card_index
 from xedev.client.core import CoreIoctls
-from xedev.client.memory import MemoryIoctls
+from xedev.client.mapping import MappingIoctls
 from xedev.client.mock import MockIoctls
 from xedev.client.query import QueryIoctls
 from xedev.client.transport import (
@@ -24,14 +25,14 @@ from xedev.client.transport import (
 
 __all__ = ("Device", "allow_memory_access")
 
-#: The node of a mount that takes frames beside ioctls.
+#: The node of a card that takes frames beside ioctls; of a further card with its index behind.
 _FRAMES_NODE = "xe-mock"
 
 _PR_SET_PTRACER = 0x59616D61
 _PR_SET_PTRACER_ANY = -1
 
 
-class Device(CoreIoctls, QueryIoctls, MemoryIoctls, MockIoctls):
+class Device(CoreIoctls, QueryIoctls, MappingIoctls, MockIoctls):
     """An open DRM file of an Xe device, real or mock.
 
     >>> with Device.open("/dev/dri/renderD128") as device:  # doctest: +SKIP
@@ -91,7 +92,8 @@ class Device(CoreIoctls, QueryIoctls, MemoryIoctls, MockIoctls):
 
 
 def _frames_node(path: str | os.PathLike[str]) -> str:
-    return os.path.join(os.path.dirname(os.fspath(path)), _FRAMES_NODE)
+    directory, name = os.path.split(os.fspath(path))
+    return os.path.join(directory, f"{_FRAMES_NODE}{card_index(name) or ''}")
 
 
 def _memory_is_reachable(transport: Transport) -> bool:

@@ -25,10 +25,10 @@ class MockIoctls(Ioctls):
         EBUSY: the BO is DONTNEED. EINVAL: it is PURGED; no BO there; length; private and
         writable. EACCES: this file has no handle of it. ENODEV: unplugged.
         """
-        self.ioctl(
-            xe_mock.XE_MOCK_IOCTL_MMAP,
-            xe_mock.xe_mock_mmap(offset=offset, length=length, prot=prot, flags=flags),
-        )
+        arg = xe_mock.xe_mock_mmap(offset=offset, length=length, prot=prot, flags=flags)
+        self.ioctl(xe_mock.XE_MOCK_IOCTL_MMAP, arg)
+        # Nothing gets mapped, so the lease that was granted is given back.
+        self.transport.hold_lease(arg.token, self.transport.fileno())()
 
     def fault(self, offset: int, *, write: bool = False) -> bool:
         """Touch a mapping where no page is yet; True for SIGBUS (kernel: ``xe_bo_cpu_fault``).

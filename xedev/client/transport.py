@@ -14,12 +14,14 @@ import itertools
 import os
 import select
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from uapi.ioctl import IOC_DIR, IOC_NONE, IOC_READ, IOC_SIZE
 from uapi.registry import lookup
 from uapi.xe_mock import (
+    XE_MOCK_FD_DIR,
     XE_MOCK_FRAME_MAX,
     XE_MOCK_REPLY_MAGIC,
     XE_MOCK_WINDOW_IN,
@@ -32,6 +34,7 @@ from uapi.xe_mock import (
     token_path,
     unpack_reply,
 )
+from xedev.client import libc
 
 __all__ = (
     "IN",
@@ -150,15 +153,31 @@ class Transport(Protocol):
     def close_fd(self, fd: int) -> None:
         """Close what `open_fd` gave."""
 
+    def fileno(self) -> int:
+        """The descriptor of the DRM file."""
+
+    def fd_ioctl(self, fd: int, cmd: int, arg: ctypes.Structure | None) -> int:
+        """As `ioctl`, on another descriptor, such as a dma-buf's; ``arg`` holds no pointers."""
+
+    def fd_size(self, fd: int) -> int:
+        """What lseek(2) to the end of a dma-buf says, in bytes."""
+
+    def hold_lease(self, token: int, fd: int) -> Callable[[], None]:
+        """Keep the lease of a mapping of ``fd`` alive, without a descriptor; returns its end."""
+
     def close(self) -> None:
         """Close the DRM file."""
 
 
-def _libc_ioctl() -> Any:
-    function = ctypes.CDLL(None, use_errno=True).ioctl
-    function.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
-    function.restype = ctypes.c_int
-    return function
+def _run_ioctl(fd: int, cmd: int, arg: ctypes.Structure | None) -> int:
+    pointer = None if arg is None else ctypes.byref(arg)
+    while True:
+        result: int = libc.ioctl(fd, cmd, pointer)
+        if result >= 0:
+            return result
+        error = ctypes.get_errno()
+        if error not in _TRY_AGAIN:
+            raise IoctlError(error, cmd)
 
 
 class _Node:
@@ -177,9 +196,13 @@ class _Node:
 
         ENOENT: no such token, or it was opened before. EACCES: another process got it.
         """
+        return self._open_token(token, self._fd, flags)
+
+    def _open_token(self, token: int, fd: int, flags: int) -> int:
+        """Open a token that an ioctl on ``fd`` gave, be that the node or a dma-buf."""
         # The link says where the node is now, whatever the working directory has become. It may
         # not help when the node alone was bind-mounted elsewhere; the path we opened may then.
-        paths = {token_path(os.readlink(f"/proc/self/fd/{self._fd}"), token): None}
+        paths = {_token_path_beside(fd, token): None}
         paths[token_path(os.path.abspath(self.path), token)] = None
         access = flags & (os.O_ACCMODE | os.O_CLOEXEC)
         for path in paths:
@@ -196,11 +219,41 @@ class _Node:
         """close(2)."""
         os.close(fd)
 
+    def fd_ioctl(self, fd: int, cmd: int, arg: ctypes.Structure | None) -> int:
+        """ioctl(2) on any descriptor; `IoctlError` with its errno."""
+        return _run_ioctl(fd, cmd, arg)
+
+    def fd_size(self, fd: int) -> int:
+        """lseek(2) to the end, in bytes."""
+        return os.lseek(fd, 0, os.SEEK_END)
+
+    def hold_lease(self, token: int, fd: int) -> Callable[[], None]:
+        """Open the lease beside ``fd`` and map it: its file lives as long as a mapping of it.
+
+        Errors as of `open_fd`, and of mmap(2).
+        """
+        lease = self._open_token(token, fd, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            address = libc.map_lease(lease)
+        finally:
+            os.close(lease)
+        return partial(libc.munmap, address, 1)
+
     def close(self) -> None:
         """Close the node; a second time does nothing."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def _token_path_beside(fd: int, token: int) -> str:
+    """Where to open a token that an ioctl on ``fd`` gave."""
+    path = os.readlink(f"/proc/self/fd/{fd}")
+    directory = os.path.dirname(path)
+    # A dma-buf was a token itself.
+    if os.path.basename(directory) == XE_MOCK_FD_DIR:
+        directory = os.path.dirname(directory)
+    return token_path(os.path.join(directory, "node"), token)
 
 
 class IoctlTransport(_Node):
@@ -212,21 +265,9 @@ class IoctlTransport(_Node):
 
     name = "ioctl(2)"
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        super().__init__(path)
-        # Through ctypes: fcntl.ioctl copies the argument, which hides writes to it by others.
-        self._ioctl = _libc_ioctl()
-
     def ioctl(self, cmd: int, arg: ctypes.Structure | None, buffers: Sequence[Buffer] = ()) -> int:
         """Run an ioctl; `IoctlError` with its errno. ``buffers`` are found by their addresses."""
-        pointer = None if arg is None else ctypes.byref(arg)
-        while True:
-            result: int = self._ioctl(self._fd, cmd, pointer)
-            if result >= 0:
-                return result
-            error = ctypes.get_errno()
-            if error not in _TRY_AGAIN:
-                raise IoctlError(error, cmd)
+        return _run_ioctl(self._fd, cmd, arg)
 
 
 class FrameTransport(_Node):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from uapi import dma_buf as uapi_dma_buf
+from uapi import xe_mock
 from uapi.ioctl import IOC_NR, IOC_TYPE
 from xedev.kernel.caller import Caller
 from xedev.kernel.errors import KernelError, report_bug
-from xedev.kernel.files import POLLIN, POLLOUT, File
+from xedev.kernel.files import POLLIN, POLLOUT, FdTokens, File
+from xedev.kernel.mm import CpuMapping, VmArea, mmap_by_ioctl, page_align
 from xedev.kernel.refcount import Refcounted
 
 if TYPE_CHECKING:
@@ -26,6 +29,10 @@ class DmaBufOps(ABC):
     @abstractmethod
     def release(self, dma_buf: DmaBuf) -> None:
         """The last reference went."""
+
+    def mmap(self, dma_buf: DmaBuf, area: VmArea) -> CpuMapping:
+        """Map a part of the memory; ``EINVAL`` where the exporter cannot."""
+        raise KernelError(errno.EINVAL, "this dma-buf cannot be mapped")
 
     @abstractmethod
     def attach(self, dma_buf: DmaBuf, importer: DrmDevice) -> None:
@@ -66,14 +73,34 @@ class DmaBufFile(File):
 
     def __init__(self, dma_buf: DmaBuf) -> None:
         self.dma_buf = dma_buf
+        self.tokens: FdTokens | None = None
+        """Where leases of mappings made through this descriptor may wait."""
 
     @property
     def size(self) -> int:
         """Bytes of the dma-buf, for fstat(2) and lseek(2)."""
         return self.dma_buf.size
 
+    @property
+    def device(self) -> DrmDevice | None:
+        """Of the exporter."""
+        return self.dma_buf.device
+
+    @property
+    def access(self) -> int:
+        """The access mode that the first export fixed for all descriptors."""
+        return self.dma_buf.mode & os.O_ACCMODE
+
+    def mmap(self, area: VmArea) -> CpuMapping:
+        """mmap(2): ``EINVAL`` beyond the end, else what the exporter says
+        (kernel: ``dma_buf_mmap_internal``)."""
+        if area.offset + area.length > page_align(self.dma_buf.size):
+            raise KernelError(errno.EINVAL, "the mapping reaches beyond the dma-buf")
+        return self.dma_buf.ops.mmap(self.dma_buf, area)
+
     def ioctl(self, cmd: int, data: int, caller: Caller) -> int:
-        """``SYNC``; everything else is ``ENOTTY`` (kernel: ``dma_buf_ioctl``)."""
+        """``SYNC``, and the mock's own MMAP; everything else is ``ENOTTY``
+        (kernel: ``dma_buf_ioctl``)."""
         try:
             handler = _IOCTLS.get(cmd)
             if handler is None:
@@ -82,7 +109,7 @@ class DmaBufFile(File):
                 )
             if not data:
                 raise KernelError(errno.EFAULT, "no argument")
-            handler(self.dma_buf, data, caller)
+            handler(self, data, caller)
         except KernelError as error:
             caller.reason = error.reason
             return -(error.errno or errno.EIO)
@@ -97,10 +124,13 @@ class DmaBufFile(File):
 
     def release(self) -> None:
         """The descriptor was closed."""
+        tokens, self.tokens = self.tokens, None
+        if tokens is not None:
+            tokens.drop_owner(self)
         self.dma_buf.fput()
 
 
-def _dma_buf_sync(dma_buf: DmaBuf, data: int, caller: Caller) -> None:
+def _dma_buf_sync(file: DmaBufFile, data: int, caller: Caller) -> None:
     sync = uapi_dma_buf.dma_buf_sync.from_address(data)
     if sync.flags & ~uapi_dma_buf.DMA_BUF_SYNC_VALID_FLAGS_MASK:
         raise KernelError(errno.EINVAL, f"unknown sync flags {sync.flags:#x}")
@@ -108,6 +138,15 @@ def _dma_buf_sync(dma_buf: DmaBuf, data: int, caller: Caller) -> None:
         raise KernelError(errno.EINVAL, "neither READ nor WRITE")
 
 
-_IOCTLS: dict[int, Callable[[DmaBuf, int, Caller], None]] = {
+def _mmap(file: DmaBufFile, data: int, caller: Caller) -> None:
+    device = file.device
+    if device is None:
+        raise KernelError(errno.EINVAL, "this dma-buf cannot be mapped")
+    file.tokens = device.tokens
+    mmap_by_ioctl(file, xe_mock.xe_mock_mmap.from_address(data), device.tokens, file, caller)
+
+
+_IOCTLS: dict[int, Callable[[DmaBufFile, int, Caller], None]] = {
     uapi_dma_buf.DMA_BUF_IOCTL_SYNC: _dma_buf_sync,
+    xe_mock.XE_MOCK_IOCTL_MMAP: _mmap,
 }

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from xedev.drm.drm_file import DrmFile
     from xedev.drm.drm_gem import DrmGemObject
     from xedev.drm.drm_ioctl import IoctlTable
+    from xedev.kernel.mm import CpuMapping, VmArea
 
 __all__ = ("DebugfsFile", "DrmDevice", "DrmMinor")
 
@@ -114,6 +115,10 @@ class DrmDevice(ABC):
     @abstractmethod
     def dumb_create(self, file: DrmFile, size: int) -> int:
         """Make a buffer of ``size`` bytes for software rendering; returns its handle."""
+
+    @abstractmethod
+    def mmap(self, file: DrmFile, area: VmArea) -> CpuMapping:
+        """mmap(2) of one of the device's files (kernel: ``fops->mmap``)."""
 
     @abstractmethod
     def mmap_offset(self, obj: DrmGemObject) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 
 from xedev.drm.drm_auth import DrmMaster, drm_master_open, drm_master_release
@@ -16,17 +17,24 @@ from xedev.kernel.errors import KernelError
 from xedev.kernel.files import File
 from xedev.kernel.idr import Idr
 from xedev.kernel.locking import Mutex
+from xedev.kernel.mm import CpuMapping, VmArea
+from xedev.kernel.refcount import Refcounted
 
 __all__ = ("DrmFile", "drm_open")
 
 O_EXCL = 0o200
 
 
-class DrmFile(File):
-    """One open of a node: its handles, names, rights (kernel: ``struct drm_file``)."""
+class DrmFile(Refcounted, File):
+    """One open of a node: its handles, names, rights (kernel: ``struct drm_file``).
 
-    def __init__(self, device: DrmDevice, minor: DrmMinor, caller: Caller) -> None:
+    References: the open file, and each CPU mapping made of it.
+    """
+
+    def __init__(self, device: DrmDevice, minor: DrmMinor, flags: int, caller: Caller) -> None:
+        super().__init__()
         self.device = device
+        self.access = flags & os.O_ACCMODE
         self.minor = minor
         self.is_render = minor.is_render
         self.client_id = next(device.client_ids)
@@ -41,13 +49,13 @@ class DrmFile(File):
         self.last_tid = caller.tid
         self.uid = caller.uid
         self.comm = caller.comm
+        self.ioctl_count = 0
         self.table_lock = Mutex("file->table_lock")
         self.object_idr: Idr[DrmGemObject] = Idr()
         self.may_mmap: dict[DrmGemObject, int] = {}
         """Handles by object: what mmap(2) is allowed (kernel: ``drm_vma_node_allow``)."""
         self.prime = DrmPrimeFile()
         self.driver_priv: object = None
-        self.released = False
 
     def ioctl(self, cmd: int, data: int, caller: Caller) -> int:
         """See `xedev.drm.drm_ioctl.drm_ioctl`."""
@@ -75,15 +83,20 @@ class DrmFile(File):
         if not self.was_master:
             self.pid = caller.tgid
 
+    def mmap(self, area: VmArea) -> CpuMapping:
+        """Map a part of the device (kernel: ``drm_driver.fops->mmap``)."""
+        return self.device.mmap(self, area)
+
     def release(self) -> None:
+        """No descriptor is left; mappings may be."""
+        self.device.tokens.drop_owner(self)
+        self.put()
+
+    def free(self) -> None:
         """The last reference went; parts end in the order of the kernel's ``drm_file_free``."""
-        if self.released:
-            raise AssertionError(f"client {self.client_id} is released twice")
-        self.released = True
         device = self.device
         with device.filelist_lock:
             del device.filelist[self.client_id]
-        device.tokens.drop_owner(self)
         drm_gem_release(self)
         if not self.is_render:
             drm_master_release(self)
@@ -102,7 +115,7 @@ def drm_open(device: DrmDevice, minor: DrmMinor, flags: int, caller: Caller) -> 
         raise KernelError(errno.ENODEV, "the device is unplugged")
     if flags & O_EXCL:
         raise KernelError(errno.EBUSY, "a DRM node is never opened exclusively")
-    file = DrmFile(device, minor, caller)
+    file = DrmFile(device, minor, flags, caller)
     device.postopen(file, caller)
     if not minor.is_render:
         drm_master_open(file)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from xedev.drm.drm_device import DrmDevice
     from xedev.drm.drm_file import DrmFile
     from xedev.drm.drm_gpuvm import DrmGpuvmBo
+    from xedev.kernel.mm import CpuMapping, VmArea
 
 __all__ = (
     "DrmGemObject",
@@ -23,6 +24,7 @@ __all__ = (
     "drm_gem_flink_ioctl",
     "drm_gem_handle_create",
     "drm_gem_handle_delete",
+    "drm_gem_mmap",
     "drm_gem_object_lookup",
     "drm_gem_open_ioctl",
     "drm_gem_release",
@@ -59,6 +61,11 @@ class DrmGemObject(Refcounted):
     @abstractmethod
     def gem_export(self, file: DrmFile, flags: int) -> DmaBuf:
         """Make the dma-buf of this object; returned with one reference."""
+
+    @abstractmethod
+    def gem_mmap(self, start: int, area: VmArea, file: Refcounted) -> CpuMapping:
+        """Map the object from byte ``start`` on; the mapping keeps ``file``
+        (kernel: ``drm_gem_object_funcs.mmap``)."""
 
     def gem_open(self, file: DrmFile) -> None:
         """A handle of ``file`` is about to name the object."""
@@ -133,6 +140,24 @@ def _free_name(obj: DrmGemObject) -> None:
     if obj.name:
         obj.device.object_names.remove(obj.name)
         obj.name = 0
+
+
+def drm_gem_mmap(file: DrmFile, area: VmArea) -> CpuMapping:
+    """mmap(2) of the object whose fake offset ``area`` begins at.
+
+    ``EINVAL`` none begins there or it is shorter, ``EACCES`` the file has no handle of it, else
+    what the driver says.  Kernel: ``drm_gem_mmap``.
+    """
+    obj = file.device.vma_offsets.exact_lookup(area.offset)
+    # An object whose last reference goes right now counts as gone.
+    if obj is None or area.length > obj.size or not obj.get_unless_zero():
+        raise KernelError(errno.EINVAL, f"no object of that length at offset {area.offset:#x}")
+    try:
+        if obj not in file.may_mmap:
+            raise KernelError(errno.EACCES, "this file has no handle of that object")
+        return obj.gem_mmap(0, area, file)
+    finally:
+        obj.put()
 
 
 def drm_gem_release(file: DrmFile) -> None:

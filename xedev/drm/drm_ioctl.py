@@ -105,6 +105,7 @@ def drm_ioctl(file: DrmFile, cmd: int, data: int, caller: Caller) -> int | Defer
     of a failure is left in ``caller.reason``.  A handler that has to wait is waited for here,
     unless the caller's transport takes the `Deferred` itself.
     """
+    file.ioctl_count += 1
     device = file.device
     if device.trace.enabled:
         return _traced(file, cmd, data, caller)

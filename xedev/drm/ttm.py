@@ -7,11 +7,12 @@ system memory are accounted against one budget, whatever manager they are filed 
 from __future__ import annotations
 
 import errno
+import itertools
 import threading
 import time
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 
@@ -19,6 +20,7 @@ from xedev.drm.drm_device import DrmDevice
 from xedev.drm.drm_gem import DrmGemObject
 from xedev.kernel.errors import KernelError, warn_on
 from xedev.kernel.locking import LockLevel, Mutex
+from xedev.kernel.shmem import ShmemFile, ShmemStore
 
 __all__ = (
     "MemType",
@@ -79,6 +81,8 @@ class OperationCtx:
     """The reservation that the caller holds for its own VM, if any."""
     allow_res_evict: bool = False
     """Whether BOs under that reservation may be evicted too."""
+    validating: object | None = None
+    """The address space whose BOs are being made resident: none of them is evicted."""
 
 
 class TtmManager:
@@ -103,19 +107,17 @@ class TtmManager:
         """Whether the CPU reaches only a part."""
         return self.visible_size < self.size
 
-    def check_fits(self, size: int, visible: bool) -> None:
-        """``E2BIG`` when ``size`` bytes can never fit, ``ENOSPC`` when they do not fit now."""
+    def check_possible(self, size: int, visible: bool) -> None:
+        """``E2BIG`` when ``size`` bytes can never fit."""
         limit = self.visible_size if visible else self.size
         if size > limit:
             raise KernelError(errno.E2BIG, f"{size} bytes never fit in {self.name} of {limit}")
-        if self.used + size > self.size:
-            raise KernelError(errno.ENOSPC, f"{self.name} is full")
-        if visible and self.visible_used + size > self.visible_size:
-            raise KernelError(errno.ENOSPC, f"the CPU-visible part of {self.name} is full")
 
-    def missing(self, size: int) -> int:
-        """Bytes that must go so that ``size`` bytes fit; at least one."""
-        return max(1, self.used + size - self.size)
+    def has_room(self, size: int, visible: bool) -> bool:
+        """Whether ``size`` bytes fit now, in the CPU-visible part if they must."""
+        if visible and self.visible_used + size > self.visible_size:
+            return False
+        return self.used + size <= self.size
 
     def charge(self, size: int, visible: bool) -> int:
         """Take ``size`` bytes; returns how many of them are CPU-visible.
@@ -158,7 +160,16 @@ class ShrinkResult:
 class TtmBuffer(DrmGemObject):
     """An object with a place (kernel: ``struct ttm_buffer_object``).  Guarded by ``resv``."""
 
-    __slots__ = ("id", "mem_type", "pin_count", "populated", "resv", "visible_bytes")
+    __slots__ = (
+        "cpu_mappings",
+        "id",
+        "mem_type",
+        "pages",
+        "pin_count",
+        "populated",
+        "resv",
+        "visible_bytes",
+    )
 
     def __init__(self, device: DrmDevice, size: int, resv: Mutex | None) -> None:
         super().__init__(device, size)
@@ -170,6 +181,31 @@ class TtmBuffer(DrmGemObject):
         """Whether it has pages, in the driver's sense."""
         self.visible_bytes = 0
         self.pin_count = 0
+        self.pages: ShmemFile | None = None
+        """Its contents, once somebody may have touched them.  `populated` does not follow from
+        it: that is the driver's accounting, which does not know what was never written."""
+        self.cpu_mappings = 0
+
+    def is_in(self, place: Place) -> bool:
+        """Whether it need not move for ``place`` (kernel: ``ttm_resource_compatible``)."""
+        hidden = place.visible and self.visible_bytes < self.size
+        return self.mem_type == place.mem_type and not hidden
+
+    @property
+    def system_bytes(self) -> int:
+        """What its pages take of the machine's memory; an importer's are its exporter's."""
+        return 0 if self.import_attach is not None else self.size
+
+    def eviction_valuable(self, place: Place, ctx: OperationCtx) -> bool:
+        """Whether it may be evicted, and would make room in ``place``
+        (kernel: ``ttm_device_funcs.eviction_valuable``)."""
+        return self.visible_bytes > 0 or not place.visible
+
+    def drop_pages(self) -> None:
+        """The contents are lost; CPU mappings raise SIGBUS from now on."""
+        pages, self.pages = self.pages, None
+        if pages is not None:
+            pages.drop()
 
     @abstractmethod
     def is_dontneed(self) -> bool:
@@ -200,29 +236,41 @@ class TtmDevice:
     """The managers of one device and the two ways to get memory back."""
 
     def __init__(
-        self, managers: Iterable[TtmManager], system_budget: int, check: Callable[[str], None]
+        self,
+        managers: Iterable[TtmManager],
+        system_budget: int,
+        check: Callable[[str], None],
+        shmem: ShmemStore,
     ) -> None:
         self.managers = {manager.mem_type: manager for manager in managers}
         self.system_budget = system_budget
         self.system_used = 0
         self.lru_lock = threading.Lock()
         self._check = check
+        self.shmem = shmem
 
     def validate(self, bo: TtmBuffer, places: tuple[Place, ...], ctx: OperationCtx) -> None:
         """Bring ``bo`` into one of ``places`` with pages (kernel: ``ttm_bo_validate``).
 
-        ``E2BIG`` never fits, ``ENOMEM`` no room even after eviction.
+        ``EINVAL`` pinned elsewhere, ``E2BIG`` never fits, ``ENOMEM`` no room even after eviction.
         """
-        if any(place.mem_type == bo.mem_type for place in places):
-            if not bo.populated:
-                self.populate(bo)
-            return
-        self._check("ttm_bo_validate")
+        checked = False
         for evict in (False, True):
-            for place in places:
-                skipped = PlaceFlag.DESIRED if evict else PlaceFlag.FALLBACK
-                if not place.flags & skipped and self._try_place(bo, place, ctx, evict):
-                    return
+            skipped = PlaceFlag.DESIRED if evict else PlaceFlag.FALLBACK
+            usable = [place for place in places if not place.flags & skipped]
+            # A BO that was evicted goes back where there is room, but stays in a fallback place
+            # rather than evict others.
+            if any(bo.is_in(place) for place in usable):
+                if not bo.populated:
+                    self.populate(bo)
+                return
+            if bo.pin_count:
+                raise KernelError(errno.EINVAL, "the BO is pinned")
+            if not checked:
+                self._check("ttm_bo_validate")
+                checked = True
+            if any(self._try_place(bo, place, ctx, evict) for place in usable):
+                return
         raise KernelError(errno.ENOMEM, "no placement has room, and nothing can be evicted")
 
     def init_without_pages(self, bo: TtmBuffer) -> None:
@@ -265,8 +313,23 @@ class TtmDevice:
         bo.ttm_move_notify(True)
         freed = bo.size
         self.forget(bo)
+        bo.drop_pages()
         bo.ttm_purged()
         return freed
+
+    def pages(self, bo: TtmBuffer, *, named: bool = False) -> ShmemFile:
+        """The contents of a populated BO, made if this is the first touch.
+
+        The caller holds ``resv``.  ``named``: see `ShmemStore.create`.  ``ENOMEM`` no file to be
+        had, ``EACCES`` the pages are mapped where no name is needed, and cannot get one now.
+        """
+        if bo.pages is None:
+            bo.pages = self.shmem.create(bo.size, named=named)
+        elif named and not bo.pages.is_named:
+            if bo.cpu_mappings:
+                raise KernelError(errno.EACCES, "another user maps these pages by descriptor")
+            bo.pages = self.shmem.name(bo.pages)
+        return bo.pages
 
     def evict(self, bo: TtmBuffer) -> tuple[str, int]:
         """Take one BO out of VRAM: ``("purged" | "moved", bytes)`` (kernel: ``ttm_bo_evict``).
@@ -287,10 +350,10 @@ class TtmDevice:
         """Evict the oldest BOs of a region until ``need`` bytes were freed."""
         result = ShrinkResult()
         freed = 0
-        for bo in self._oldest(mem_type):
+        for bo in self._oldest(self.managers[mem_type].lru):
             if freed >= need:
                 break
-            freed += self._evict_one(bo, mem_type, ctx, result)
+            freed += self._evict_one(bo, Place(mem_type), ctx, result)
         return result
 
     def shrink(self, need: int) -> ShrinkResult:
@@ -301,10 +364,7 @@ class TtmDevice:
         result = ShrinkResult()
         freed = 0
         for mem_type in (MemType.SYSTEM, MemType.TT):
-            manager = self.managers[mem_type]
-            with self.lru_lock:
-                candidates = list(manager.purgeable)
-            for bo in candidates:
+            for bo in self._oldest(self.managers[mem_type].purgeable):
                 if freed >= need:
                     return result
                 freed += self.shrink_one(bo, result)
@@ -362,14 +422,23 @@ class TtmDevice:
             bo.put()
 
     def _try_place(self, bo: TtmBuffer, place: Place, ctx: OperationCtx, evict: bool) -> bool:
-        manager = self.managers[place.mem_type]
         if not place.mem_type.is_vram:
             return self._try_system(bo, place.mem_type, evict)
+        self.managers[place.mem_type].check_possible(bo.size, place.visible)
+        if self._try_replace(bo, place):
+            return True
+        return evict and self._evict_alloc(bo, place, ctx)
+
+    def _evict_alloc(self, bo: TtmBuffer, place: Place, ctx: OperationCtx) -> bool:
+        """Evict one BO after the other, oldest first, until ``bo`` has its place
+        (kernel: ``ttm_bo_evict_alloc``)."""
         busy = 0
-        while not self._try_replace(manager, bo, place):
-            if not evict:
-                return False
-            result = self.evict_bytes(place.mem_type, manager.missing(bo.size), ctx)
+        while True:
+            result = ShrinkResult()
+            for victim in self._oldest(self.managers[place.mem_type].lru):
+                freed = self._evict_one(victim, place, ctx, result)
+                if freed and self._try_replace(bo, place):
+                    return True
             if result.victims:
                 continue
             busy += 1
@@ -378,32 +447,41 @@ class TtmDevice:
                 return False
             # Somebody else works on the victims; that takes microseconds.
             time.sleep(BUSY_WAIT * busy)
-        return True
 
-    def _try_replace(self, manager: TtmManager, bo: TtmBuffer, place: Place) -> bool:
-        """Take a place if it has room now; ``E2BIG`` when it never will."""
+    def _try_replace(self, bo: TtmBuffer, place: Place) -> bool:
+        """Take a place in VRAM if it has room now."""
         with self.lru_lock:
-            try:
-                manager.check_fits(bo.size, place.visible)
-            except KernelError as error:
-                if error.errno == errno.ENOSPC:
-                    return False
-                raise
+            if not self.managers[place.mem_type].has_room(bo.size, place.visible):
+                return False
+            returns = bo.populated
             self._replace(bo, place)
+        if returns:
+            bo.ttm_move_notify(False)
+            bo.ttm_moved(place.mem_type)
         return True
 
     def _try_system(self, bo: TtmBuffer, mem_type: MemType, evict: bool) -> bool:
         if bo.populated and bo.mem_type is not None and not bo.mem_type.is_vram:
             self._move(bo, mem_type, False)
             return True
-        over = self.system_used + bo.size - self.system_budget
+        over = self._system_excess(bo, mem_type)
         if over > 0 and evict:
             self.shrink(over)
         with self.lru_lock:
-            if self.system_used + bo.size > self.system_budget:
+            if self._system_excess(bo, mem_type) > 0:
                 return False
+            returns = bo.populated
             self._replace(bo, Place(mem_type))
+        if returns:
+            bo.ttm_move_notify(False)
+            bo.ttm_moved(mem_type)
         return True
+
+    def _system_excess(self, bo: TtmBuffer, mem_type: MemType) -> int:
+        """Bytes that are missing for the BO's pages, or for its place in the GPU's mappings."""
+        manager = self.managers[mem_type]
+        over = self.system_used + bo.system_bytes - self.system_budget
+        return max(over, manager.used + bo.size - manager.size)
 
     def populate(self, bo: TtmBuffer) -> None:
         """Give a filed BO its pages where it is."""
@@ -424,7 +502,7 @@ class TtmDevice:
         manager = self.managers[place.mem_type]
         bo.visible_bytes = manager.charge(bo.size, place.visible)
         if not place.mem_type.is_vram:
-            self.system_used += bo.size
+            self.system_used += bo.system_bytes
         bo.mem_type = place.mem_type
         bo.populated = True
         self._file(bo)
@@ -455,20 +533,15 @@ class TtmDevice:
             return
         self.managers[bo.mem_type].uncharge(bo.size, bo.visible_bytes)
         if not bo.mem_type.is_vram:
-            self.system_used -= bo.size
+            self.system_used -= bo.system_bytes
 
-    def _oldest(self, mem_type: MemType) -> Iterable[TtmBuffer]:
-        """The LRU list from its old end, a piece at a time: it changes as victims go."""
-        manager = self.managers[mem_type]
+    def _oldest(self, lru: Iterable[TtmBuffer]) -> Iterator[TtmBuffer]:
+        """An LRU list from its old end, a piece at a time: it changes as victims go."""
         seen: set[int] = set()
         while True:
             with self.lru_lock:
-                piece = []
-                for bo in manager.lru:
-                    if bo.id not in seen:
-                        piece.append(bo)
-                        if len(piece) == LRU_PIECE:
-                            break
+                unseen = (bo for bo in lru if bo.id not in seen)
+                piece = list(itertools.islice(unseen, LRU_PIECE))
             if not piece:
                 return
             for bo in piece:
@@ -476,7 +549,7 @@ class TtmDevice:
                 yield bo
 
     def _evict_one(
-        self, bo: TtmBuffer, mem_type: MemType, ctx: OperationCtx, result: ShrinkResult
+        self, bo: TtmBuffer, place: Place, ctx: OperationCtx, result: ShrinkResult
     ) -> int:
         mine = bo.resv.held()
         if mine and not (ctx.allow_res_evict and bo.resv is ctx.resv):
@@ -492,7 +565,10 @@ class TtmDevice:
             if bo.pin_count:
                 result.skip(bo, "pinned")
                 return 0
-            if bo.mem_type != mem_type:
+            if bo.mem_type != place.mem_type:
+                return 0
+            if not bo.eviction_valuable(place, ctx):
+                result.skip(bo, "in use by the caller, or elsewhere")
                 return 0
             return self._evict_or_skip(bo, result)
         finally:

@@ -71,5 +71,9 @@ class Caller(ABC):
         """
 
     @abstractmethod
+    def sees_our_proc(self) -> bool:
+        """Whether the thread may open what ``/proc`` shows of this process's descriptors."""
+
+    @abstractmethod
     def interrupted(self) -> bool:
         """True once a signal waits for the caller, so that a sleep must end."""

@@ -100,9 +100,10 @@ class FdTokens:
             del self._tokens[token]
         return found.file
 
-    def contains(self, token: int) -> bool:
-        """Whether ``token`` waits to be claimed."""
-        return token in self._tokens
+    def find(self, token: int) -> File | None:
+        """The file behind ``token`` while it waits to be claimed."""
+        found = self._tokens.get(token)
+        return found.file if found is not None else None
 
     def drop_owner(self, owner: object) -> None:
         """Release every file that was never claimed, when its DRM file ends."""
@@ -111,6 +112,11 @@ class FdTokens:
             files = [self._tokens.pop(number).file for number in mine]
         for file in files:
             file.release()
+
+    def count(self, owns: Callable[[object], bool]) -> int:
+        """How many tokens wait whose owner ``owns`` says yes to."""
+        with self._lock:
+            return sum(owns(token.owner) for token in self._tokens.values())
 
     def __len__(self) -> int:
         return len(self._tokens)

@@ -172,6 +172,10 @@ class FrameCaller(Caller):
         """The writer's descriptors."""
         return self._writer.fget(fd)
 
+    def sees_our_proc(self) -> bool:
+        """Whether the writer does."""
+        return self._writer.sees_our_proc()
+
     def interrupted(self) -> bool:
         """A signal arrived during the write."""
         return self._writer.interrupted()

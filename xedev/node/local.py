@@ -11,8 +11,9 @@ import errno
 import itertools
 import os
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from uapi.ioctl import IOC_DIR, IOC_NONE, IOC_READ, IOC_SIZE, IOC_WRITE
 from xedev.client.transport import Buffer, IoctlError
@@ -102,6 +103,10 @@ class LocalCaller(Caller):
             raise KernelError(errno.EBADF, f"fd {fd} is not open") from None
         return None
 
+    def sees_our_proc(self) -> bool:
+        """It is our own process, unless another user's is played."""
+        return self.uid in (0, os.geteuid())
+
     def interrupted(self) -> bool:
         """Signals are Python's business here: none ends a wait."""
         return False
@@ -152,8 +157,9 @@ def _close(tgid: int, fd: int) -> None:
 class LocalTransport:
     """An open DRM file of a device in this process (`xedev.client.transport.Transport`).
 
-    ``minor`` names the node.  ``tgid``, ``uid``, ``gid``, ``comm`` and ``caps`` (capability
-    numbers) make up another process than our own; each process has its own descriptors.
+    ``minor`` names the node; without it, it is the render node.  ``tgid``, ``uid``, ``gid``,
+    ``comm`` and ``caps`` (capability numbers) make up another process than our own; each process
+    has its own descriptors.
     """
 
     name = "in-process"
@@ -162,7 +168,7 @@ class LocalTransport:
     def __init__(
         self,
         device: Device,
-        minor: str = "renderD128",
+        minor: str | None = None,
         *,
         tgid: int | None = None,
         uid: int | None = None,
@@ -224,6 +230,11 @@ class LocalTransport:
         """What lseek(2) to the end says, in bytes."""
         return _lookup(self._process.tgid, fd).file.size
 
+    def hold_lease(self, token: int, fd: int) -> Callable[[], None]:
+        """Keep the lease of a mapping as a descriptor made here; returns its end."""
+        lease = self.open_fd(token, os.O_RDONLY)
+        return partial(_close, self._process.tgid, lease)
+
     def close(self) -> None:
         """Close the DRM file; a second time does nothing."""
         fd, self._fd = self._fd, -1
@@ -231,9 +242,9 @@ class LocalTransport:
             _close(self._process.tgid, fd)
 
 
-def _find_minor(device: Device, name: str) -> DrmMinor:
+def _find_minor(device: Device, name: str | None) -> DrmMinor:
     for minor in device.minors:
-        if minor.name == name:
+        if minor.name == name or (name is None and minor.is_render):
             return minor
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
 

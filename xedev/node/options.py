@@ -8,23 +8,38 @@ from dataclasses import dataclass
 
 from xedev.node.fuse_binding import BackendName
 
-__all__ = "MountOptions"
+__all__ = ("DEVICES_MAX", "MountOptions")
+
+DEVICES_MAX = 16
+"""How many cards one mount can have."""
 
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
-    """Options of a mount; the first five are those of the device (`XeConfig`)."""
+    """Options of a mount; the first six are those of the device (`XeConfig`)."""
 
     profile: str = "bmg"
     """Which GPU."""
     vram: int | None = None
     """Bytes of video memory; None for what the profile says."""
+    visible_vram: int | None = None
+    """Bytes of it that the CPU reaches; None for all."""
     system: int | None = None
     """Bytes of system memory that buffers may take; None for what the profile says."""
     purgeability: str = "counters"
     """Policy: ``counters``, ``seed`` or ``walk``."""
     debug_kernel: bool = False
     """Behave as a kernel built with the driver's debugging options."""
+
+    devices: int = 1
+    """How many equal cards there are, at most `DEVICES_MAX`."""
+
+    memory: str = "memfd"
+    """What holds the contents of a BO where both will do: ``memfd`` or ``tmpfs``."""
+    memory_dir: str = "/dev/shm"
+    """Where ``tmpfs`` files are made, which serve clients of other users, too."""
+    memory_fds: int | None = None
+    """How many memfds there may be at once; None for what the process's limit allows."""
 
     log: str | None = None
     """File for the daemon's log, appended to; None for none, or stderr in the foreground."""

@@ -1,4 +1,4 @@
-"""The daemon's inside: a device, its tree, and the adapter that serves it until told to end."""
+"""The daemon's inside: devices, their tree, and the adapter that serves it until told to end."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import gc
 import json
 import logging
 import os
+import resource
 import select
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -21,10 +23,11 @@ from pathlib import Path
 from xedev.drm.drm_device import DebugfsFile
 from xedev.kernel.caller import Caller
 from xedev.kernel.errors import KernelError, report_bug
+from xedev.kernel.shmem import MemoryKind, ShmemConfig
 from xedev.node.fuse_adapter import FuseAdapter
 from xedev.node.options import MountOptions
 from xedev.node.tree import Tree
-from xedev.xe.xe_device import XeConfig, XeDevice
+from xedev.xe.xe_device import XeConfig, XeDevice, xe_probe
 
 __all__ = ("DAEMON_FILE", "ErrorLog", "serve", "start_time")
 
@@ -32,6 +35,10 @@ DAEMON_FILE = "daemon"
 """Debug file that tells about the daemon, and takes ``exit FD``."""
 
 _KEPT_ERRORS = 20
+_OTHER_DESCRIPTORS = 512
+"""Left for all that is no pages: libfuse, the log, looking into /proc."""
+_PLENTY_OF_DESCRIPTORS = 1 << 20
+_SWITCH_INTERVAL = 1e-4  # seconds
 _LAST_GRACE = 10.0  # seconds for an orderly end when the process to die with has died
 
 _log = logging.getLogger("xedev")
@@ -102,18 +109,19 @@ class Server:
         self._options = options
         self._errors = errors
         self._exit = _ExitRequest()
-        self.device = XeDevice(
-            XeConfig(
-                profile=options.profile,
-                vram=options.vram,
-                system=options.system,
-                purgeability=options.purgeability,
-                debug_kernel=options.debug_kernel,
-            )
+        config = XeConfig(
+            profile=options.profile,
+            vram=options.vram,
+            visible_vram=options.visible_vram,
+            system=options.system,
+            purgeability=options.purgeability,
+            debug_kernel=options.debug_kernel,
+            memory=_memory_config(options),
         )
+        self.devices = xe_probe(config, options.devices)
         about = DebugfsFile(DAEMON_FILE, 0o600, self._about, self._exit.write)
         self._adapter = FuseAdapter(
-            Tree(self.device, [about]),
+            Tree(self.devices, [about]),
             point,
             backend=options.backend,
             allow_other=options.is_shared,
@@ -135,6 +143,8 @@ class Server:
 
     def run(self) -> None:
         """Serve until unmounted, or told to end."""
+        # A handler that computes must not keep other clients waiting for Python's usual 5 ms.
+        sys.setswitchinterval(_SWITCH_INTERVAL)
         # The driver's objects hold each other in no cycles, so that reference counts free them
         # all.  A collection would find nothing, and with a million VMAs stop every client for as
         # long as it takes to look.
@@ -144,11 +154,35 @@ class Server:
         try:
             self._adapter.run()
         finally:
-            try:
-                self.device.shutdown()
-            except Exception:  # noqa: BLE001 - logged as the bug it is; the rest must be done too
-                report_bug("the device's shutdown")
+            for device in self.devices:
+                _shut_down(device)
             self._exit.answer(self._errors.report())
+
+
+def _memory_config(options: MountOptions) -> ShmemConfig:
+    fds = options.memory_fds
+    return ShmemConfig(
+        kind=MemoryKind(options.memory),
+        fd_budget=_descriptors_for_pages() if fds is None else fds,
+        directory=options.memory_dir,
+        is_shared=options.is_shared,
+    )
+
+
+def _descriptors_for_pages() -> int:
+    """Raise the limit on our descriptors as far as we may; how many of them may hold pages."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        return _PLENTY_OF_DESCRIPTORS
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard - min(_OTHER_DESCRIPTORS, hard // 2)
+
+
+def _shut_down(device: XeDevice) -> None:
+    try:
+        device.shutdown()
+    except Exception:  # noqa: BLE001 - logged as the bug it is; the rest must be done too
+        report_bug("the device's shutdown")
 
 
 def serve(point: str, options: MountOptions, on_ready: Callable[[], None]) -> int:

@@ -2,11 +2,15 @@
 
 ::
 
-    dev/dri/card0, renderD128, xe-mock    the device's minors
+    dev/dri/card0, renderD128, xe-mock    the minors of device 0
+    dev/dri/card1, renderD129, xe-mock1   those of device 1, and so on
     dev/dri/.xe-mock-fd/TOKEN             a descriptor that an ioctl gave out; not listed
-    debug/dri/0/*                         what debugfs would hold, and the mock's controls
+    debug/dri/0/*, debug/dri/1/*          what debugfs would hold, and the mock's controls
+    debug/dri/client-ID/*                 an open DRM file, for as long as it is open
+    proc/sys/vm/drop_caches               stands in for the kernel's
 
-The tree is fixed but for the tokens.  Permission bits are only kept here; the kernel checks them.
+The tree is fixed but for tokens and clients.  Permission bits are only kept here; the kernel checks
+them.
 """
 
 from __future__ import annotations
@@ -18,28 +22,40 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from uapi.xe_mock import XE_MOCK_FD_DIR
 from xedev.drm.drm_device import DebugfsFile, DrmMinor
+from xedev.drm.drm_file import DrmFile
 from xedev.kernel.caller import Caller
 from xedev.kernel.errors import KernelError
 from xedev.kernel.files import FdTokens, File
 from xedev.kernel.trace import Tracepoints
 from xedev.node.debug_files import ControlFile, TraceFile
 from xedev.node.frames import FrameFile
+from xedev.node.sysctl import DROP_CACHES, SysctlFile, drop_caches_file
 from xedev.node.vfs import Attr
 
-__all__ = ("DEBUG_DIR", "NODE_DIR", "Device", "Tree")
+__all__ = ("DEBUG_DIR", "DRI_DEBUG_DIR", "NODE_DIR", "Device", "Tree", "debug_dir")
 
 NODE_DIR = "dev/dri"
 """Directory of the device nodes, below the mount point."""
-DEBUG_DIR = "debug/dri/0"
-"""Directory of the debug files, below the mount point."""
+DRI_DEBUG_DIR = "debug/dri"
+"""Directory of the devices' debug directories, below the mount point."""
+
+
+def debug_dir(index: int) -> str:
+    """Directory of one device's debug files, below the mount point."""
+    return f"{DRI_DEBUG_DIR}/{index}"
+
+
+DEBUG_DIR = debug_dir(0)
+"""The first device's, which has the mount's own files too."""
 
 _FD_DIR = f"/{NODE_DIR}/{XE_MOCK_FD_DIR}"
 _TOKEN_NAME = re.compile(r"[0-9a-f]{8,15}")
+_CLIENT_PATH = re.compile(rf"/{DRI_DEBUG_DIR}/client-([1-9][0-9]{{0,9}})(?:/([^/]+))?")
 _NODE_GROUPS = {"primary": "video", "render": "render"}
 _DIRECTORY_MODE = 0o755
 _TRACE_MODE = 0o400
@@ -48,6 +64,8 @@ _PERMISSIONS = 0o7777
 
 _FIRST_INODE = 2
 _TOKEN_INODES = 1 << 32
+_CLIENT_INODES = 1 << 38
+_INODES_OF_CLIENT = 16
 
 _Opener = Callable[[int, Caller], File]
 
@@ -55,9 +73,12 @@ _Opener = Callable[[int, Caller], File]
 class Device(Protocol):
     """What the tree needs of a device."""
 
+    index: int
     minors: tuple[DrmMinor, ...]
     tokens: FdTokens
     trace: Tracepoints
+    filelist: dict[int, DrmFile]
+    """Open files by client id; no two devices of a mount have the same id."""
 
     @property
     def debugfs(self) -> Mapping[str, DebugfsFile]:
@@ -66,11 +87,17 @@ class Device(Protocol):
     def open(self, minor: DrmMinor, flags: int, caller: Caller) -> File:
         """Open a node."""
 
+    def client_files(self, file: DrmFile) -> list[DebugfsFile]:
+        """Files of an open file's own debug directory."""
+
+    def drop_caches(self) -> None:
+        """Give back what memory can be had."""
+
 
 class _Entry:
     """A path of the tree, with what chmod and chown may change."""
 
-    __slots__ = ("gid", "ino", "mode", "mtime_ns", "names", "opener", "uid")
+    __slots__ = ("gid", "ino", "mode", "mtime_ns", "names", "opener", "size", "uid")
 
     def __init__(self, ino: int, mode: int, owner: tuple[int, int], mtime_ns: int) -> None:
         self.ino = ino
@@ -79,21 +106,23 @@ class _Entry:
         self.mtime_ns = mtime_ns
         self.names: list[str] | None = None
         self.opener: _Opener | None = None
+        self.size = 0
 
     def attr(self) -> Attr:
         nlink = 1 if self.names is None else 2
-        return Attr(self.ino, self.mode, self.uid, self.gid, 0, nlink, self.mtime_ns)
+        return Attr(self.ino, self.mode, self.uid, self.gid, self.size, nlink, self.mtime_ns)
 
 
 class Tree:
-    """The `xedev.node.vfs.Filesystem` of one device.
+    """The `xedev.node.vfs.Filesystem` of the devices of a mount, which share their tokens.
 
-    ``debug`` adds files to those of the device.  Everything belongs to the process that makes the
-    tree; when that is root, nodes get the groups that udev would give them.
+    ``debug`` adds files to those of the first device.  Everything belongs to the process that
+    makes the tree; when that is root, nodes get the groups that udev would give them.
     """
 
-    def __init__(self, device: Device, debug: Iterable[DebugfsFile] = ()) -> None:
-        self._device = device
+    def __init__(self, devices: Sequence[Device], debug: Iterable[DebugfsFile] = ()) -> None:
+        self._devices = tuple(devices)
+        self._tokens = devices[0].tokens
         self._now = time.time_ns()
         self._owner = os.geteuid(), os.getegid()
         # Other mounts have inode numbers too.  With a random upper half ours are not mistaken
@@ -102,12 +131,11 @@ class Tree:
         self._entries: dict[str, _Entry] = {}
         self._add_directory(f"/{DEBUG_DIR}")
         self._add_directory(_FD_DIR)
-        for minor in device.minors:
-            self._add_node(minor)
-        for file in (*device.debugfs.values(), *debug):
-            self._add_debug_file(file)
-        trace = self._add(f"/{DEBUG_DIR}/trace", stat.S_IFREG | _TRACE_MODE)
-        trace.opener = lambda flags, caller: TraceFile(device.trace)
+        for device in devices:
+            self._add_device(device)
+        for file in debug:
+            self._add_debug_file(DEBUG_DIR, file)
+        self._add_drop_caches()
 
     # ---- building ----
 
@@ -128,9 +156,19 @@ class Tree:
             self._add_directory(os.path.dirname(path))
         self._add(path, stat.S_IFDIR | _DIRECTORY_MODE).names = []
 
-    def _add_node(self, minor: DrmMinor) -> None:
+    def _add_device(self, device: Device) -> None:
+        directory = debug_dir(device.index)
+        self._add_directory(f"/{directory}")
+        for minor in device.minors:
+            self._add_node(device, minor)
+        for file in device.debugfs.values():
+            self._add_debug_file(directory, file)
+        trace = self._add(f"/{directory}/trace", stat.S_IFREG | _TRACE_MODE)
+        trace.opener = lambda flags, caller: TraceFile(device.trace)
+
+    def _add_node(self, device: Device, minor: DrmMinor) -> None:
         entry = self._add(f"/{NODE_DIR}/{minor.name}", stat.S_IFREG | minor.mode)
-        entry.opener = lambda flags, caller: self._open_node(minor, flags, caller)
+        entry.opener = lambda flags, caller: _open_node(device, minor, flags, caller)
         entry.gid = self._node_group(minor)
 
     def _node_group(self, minor: DrmMinor) -> int:
@@ -141,14 +179,24 @@ class Tree:
         except KeyError:
             return self._owner[1]
 
-    def _add_debug_file(self, file: DebugfsFile) -> None:
-        entry = self._add(f"/{DEBUG_DIR}/{file.name}", stat.S_IFREG | file.mode)
+    def _add_debug_file(self, directory: str, file: DebugfsFile) -> None:
+        entry = self._add(f"/{directory}/{file.name}", stat.S_IFREG | file.mode)
         entry.opener = lambda flags, caller: ControlFile(file, flags)
+
+    def _add_drop_caches(self) -> None:
+        file = drop_caches_file(self._drop_caches)
+        self._add_directory(f"/{os.path.dirname(DROP_CACHES)}")
+        entry = self._add(f"/{DROP_CACHES}", stat.S_IFREG | file.mode)
+        entry.opener = lambda flags, caller: SysctlFile(file, flags)
+
+    def _drop_caches(self) -> None:
+        for device in self._devices:
+            device.drop_caches()
 
     # ---- looking up ----
 
     def _entry(self, path: str) -> _Entry:
-        entry = self._entries.get(path) or self._token_entry(path)
+        entry = self._entries.get(path) or self._token_entry(path) or self._client_entry(path)
         if entry is None:
             raise KernelError(errno.ENOENT, f"there is no {path}")
         return entry
@@ -156,16 +204,50 @@ class Tree:
     def _token_entry(self, path: str) -> _Entry | None:
         """A token that waits to be opened.  Once it is, its path is gone."""
         token = _token(path)
-        if token is None or not self._device.tokens.contains(token):
+        file = self._tokens.find(token) if token is not None else None
+        if token is None or file is None:
             return None
         ino = self._inode_base + _TOKEN_INODES + token
         entry = _Entry(ino, stat.S_IFREG | _TOKEN_MODE, self._owner, self._now)
-        entry.opener = lambda flags, caller: self._device.tokens.claim(token, caller.tgid)
+        entry.size = file.size
+        entry.opener = lambda flags, caller: self._tokens.claim(token, caller.tgid)
         return entry
 
-    def _open_node(self, minor: DrmMinor, flags: int, caller: Caller) -> File:
-        file = self._device.open(minor, flags, caller)
-        return FrameFile(file) if minor.frames else file
+    def _client_entry(self, path: str) -> _Entry | None:
+        """The directory of a DRM file that is open just now, or a file in it."""
+        match = _CLIENT_PATH.fullmatch(path)
+        if match is None:
+            return None
+        client = int(match[1])
+        files = self._client_files(client)
+        if files is None:
+            return None
+        ino = self._inode_base + _CLIENT_INODES + client * _INODES_OF_CLIENT
+        names = [file.name for file in files]
+        if match[2] is None:
+            entry = _Entry(ino, stat.S_IFDIR | _DIRECTORY_MODE, self._owner, self._now)
+            entry.names = names
+            return entry
+        if match[2] not in names:
+            return None
+        number = names.index(match[2])
+        file = files[number]
+        entry = _Entry(ino + 1 + number, stat.S_IFREG | file.mode, self._owner, self._now)
+        entry.opener = lambda flags, caller: ControlFile(file, flags)
+        return entry
+
+    def _client_files(self, client: int) -> list[DebugfsFile] | None:
+        """What there is to read about a client; None when there is no such client."""
+        for device in self._devices:
+            file = device.filelist.get(client)
+            if file is not None:
+                return device.client_files(file)
+        return None
+
+    def _client_names(self) -> Iterator[str]:
+        for device in self._devices:
+            # A copy: other threads open and close files meanwhile.
+            yield from (f"client-{client}" for client in list(device.filelist))
 
     # ---- Filesystem ----
 
@@ -178,7 +260,7 @@ class Tree:
         names = self._entry(path).names
         if names is None:
             raise KernelError(errno.ENOTDIR, f"{path} is no directory")
-        return list(names)
+        return [*names, *self._client_names()] if path == f"/{DRI_DEBUG_DIR}" else list(names)
 
     def readlink(self, path: str) -> str:
         """There are no symbolic links: ``ENOENT``, ``EINVAL``."""
@@ -213,6 +295,11 @@ class Tree:
         if opener is None:
             raise KernelError(errno.EISDIR, f"{path} is a directory")
         return opener(flags, caller)
+
+
+def _open_node(device: Device, minor: DrmMinor, flags: int, caller: Caller) -> File:
+    file = device.open(minor, flags, caller)
+    return FrameFile(file) if minor.frames else file
 
 
 def _token(path: str) -> int | None:

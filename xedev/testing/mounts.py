@@ -15,7 +15,7 @@ from typing import Any
 
 import xedev
 from xedev.node.server import DAEMON_FILE
-from xedev.node.tree import DEBUG_DIR
+from xedev.node.tree import DEBUG_DIR, DRI_DEBUG_DIR
 
 __all__ = ("MountFailure", "MountedNodes", "run_command", "wait_until_empty")
 
@@ -60,9 +60,17 @@ def wait_until_empty(directory: str, timeout: float = _EMPTY_TIMEOUT) -> None:
 
 
 def _left(directory: str) -> dict[str, Any]:
-    state = json.loads(Path(directory, DEBUG_DIR, "state").read_text())
-    left = {kind: state[kind] for kind in ("files", "vms", "bos")}
-    left["pending_fds"] = sum(device["pending_fds"] for device in state["devices"])
+    paths = Path(directory, DRI_DEBUG_DIR).glob("[0-9]*/state")
+    states = [json.loads(path.read_text()) for path in paths]
+    assert states, f"{directory} shows no device"
+    left: dict[str, list[Any]] = {
+        kind: [thing for state in states for thing in state[kind]]
+        for kind in ("files", "vms", "bos")
+    }
+    pending = [device["pending_fds"] for state in states for device in state["devices"]]
+    left["pending_fds"] = list(filter(None, pending))
+    # The cards of a mount share them.
+    left["page_files"] = list(filter(None, [states[0]["devices"][0]["page_files"]]))
     return {kind: things for kind, things in left.items() if things}
 
 
@@ -120,7 +128,7 @@ class MountedNodes:
     """Gives mounts by their options, and answers for their daemons.
 
     Options are those of ``xe-mock mount``, by their names: ``profile="lnl"``, ``vram="256M"``,
-    ``debug_kernel=True``, ``allow_other=False``.
+    ``debug_kernel=True``, ``allow_other=False``, ``devices=2``.
     """
 
     def __init__(self) -> None:

@@ -3,6 +3,7 @@
 ``xe_device``     a device in this process
 ``mounted_node``  makes a mount with the options given, and returns its directory
 ``xe_target``     makes a device that is reached in-process, by ioctl(2) or by frames
+``xe_targets``    the same for several cards of one machine
 ``transport``     an open node of one; the test runs once for each of the three ways
 
 A test fails when a daemon that it used has logged an error, or when its clients left anything
@@ -76,13 +77,13 @@ def mounted_node(_mounted_nodes: MountedNodes) -> Iterator[Callable[..., str]]:
 def xe_target(mounted_node: Callable[..., str]) -> Iterator[Callable[..., Target[Any]]]:
     """``xe_target(way, **options)``: a device and its way, ``in-process``, ``ioctl``, ``frames``.
 
-    Options are those of the device: ``profile``, ``vram`` and ``system`` (bytes),
-    ``purgeability``, ``debug_kernel``; and ``fresh`` as with ``mounted_node``.
+    Options are those of the device: ``profile``, ``vram``, ``visible_vram`` and ``system``
+    (bytes), ``purgeability``, ``debug_kernel``; and ``fresh`` as with ``mounted_node``.
     """
     targets: list[Target[Any]] = []
 
     def make(way: str, *, fresh: bool = False, **options: Any) -> Target[Any]:
-        targets.append(_make_target(way, fresh, options, mounted_node))
+        targets.extend(_make_targets(way, 1, fresh, options, mounted_node))
         return targets[-1]
 
     yield make
@@ -90,15 +91,41 @@ def xe_target(mounted_node: Callable[..., str]) -> Iterator[Callable[..., Target
         target.close_all()
 
 
-def _make_target(
-    way: str, fresh: bool, options: dict[str, Any], mounted_node: Callable[..., str]
-) -> Target[Any]:
+@pytest.fixture
+def xe_targets(
+    mounted_node: Callable[..., str],
+) -> Iterator[Callable[..., list[Target[Any]]]]:
+    """``xe_targets(way, devices, **options)``: equal cards of one machine, as ``xe_target``."""
+    targets: list[Target[Any]] = []
+
+    def make(way: str, devices: int, *, fresh: bool = False, **options: Any) -> list[Target[Any]]:
+        made = _make_targets(way, devices, fresh, options, mounted_node)
+        targets.extend(made)
+        return made
+
+    yield make
+    for target in targets:
+        target.close()
+    # Only now: what one device has open may keep another one's memory.
+    for target in targets:
+        target.check_empty()
+
+
+def _make_targets(
+    way: str,
+    devices: int,
+    fresh: bool,
+    options: dict[str, Any],
+    mounted_node: Callable[..., str],
+) -> list[Target[Any]]:
     from xedev.testing.target import LocalTarget, MountTarget
-    from xedev.xe.xe_device import XeConfig, XeDevice
+    from xedev.xe.xe_device import XeConfig, xe_probe
 
     if way == "in-process":
-        return LocalTarget(XeDevice(XeConfig(**options)))
-    return MountTarget(mounted_node(fresh=fresh, **options), way)
+        return [LocalTarget(xe) for xe in xe_probe(XeConfig(**options), devices)]
+    count = {"devices": devices} if devices > 1 else {}
+    directory = mounted_node(fresh=fresh, **options, **count)
+    return [MountTarget(directory, way, index) for index in range(devices)]
 
 
 @pytest.fixture(params=_WAYS)

@@ -11,38 +11,41 @@ from typing import Any, Generic, TypeVar
 from xedev.client import Device, FrameTransport, IoctlTransport
 from xedev.node.debug_files import ControlFile
 from xedev.node.local import LocalTransport
-from xedev.node.tree import DEBUG_DIR, NODE_DIR
+from xedev.node.tree import NODE_DIR, debug_dir
 from xedev.testing.mounts import wait_until_empty
 from xedev.xe.xe_device import XeDevice
 
 __all__ = ("LocalTarget", "MountTarget", "Target")
-
-_FRAMES_NODE = "xe-mock"
-_DEFAULT_NODE = "renderD128"
 
 AnyTransport = IoctlTransport | FrameTransport | LocalTransport
 T = TypeVar("T", bound=AnyTransport)
 
 
 class Target(ABC, Generic[T]):
-    """A device under test."""
+    """A device under test: card ``index`` of its machine."""
 
     name: str
     """``in-process``, ``ioctl`` or ``frames``."""
 
-    def __init__(self) -> None:
+    def __init__(self, index: int = 0) -> None:
+        self.index = index
         self._opened: list[T] = []
+
+    @property
+    def render_node(self) -> str:
+        """Name of the device's render node."""
+        return f"renderD{128 + self.index}"
 
     @abstractmethod
     def _open(self, node: str) -> T: ...
 
-    def open(self, node: str = _DEFAULT_NODE) -> T:
-        """Open a node; frames always use their own."""
-        transport = self._open(node)
+    def open(self, node: str | None = None) -> T:
+        """Open a node, by default the render node; frames always use their own."""
+        transport = self._open(node or self.render_node)
         self._opened.append(transport)
         return transport
 
-    def device(self, node: str = _DEFAULT_NODE) -> Device:
+    def device(self, node: str | None = None) -> Device:
         """Open a node, with all ioctls as methods."""
         return Device(self.open(node))
 
@@ -59,11 +62,20 @@ class Target(ABC, Generic[T]):
         state: dict[str, Any] = json.loads(self.debug("state"))
         return state
 
-    def close_all(self) -> None:
+    def close(self) -> None:
         """Close what was opened here."""
         for transport in self._opened:
             transport.close()
         self._opened.clear()
+
+    @abstractmethod
+    def check_empty(self) -> None:
+        """Nothing is left of any client, or soon will be; AssertionError otherwise."""
+
+    def close_all(self) -> None:
+        """Close what was opened here; nothing may be left then."""
+        self.close()
+        self.check_empty()
 
 
 class LocalTarget(Target[LocalTransport]):
@@ -72,7 +84,7 @@ class LocalTarget(Target[LocalTransport]):
     name = "in-process"
 
     def __init__(self, xe: XeDevice) -> None:
-        super().__init__()
+        super().__init__(xe.index)
         self.xe = xe
 
     def _open(self, node: str) -> LocalTransport:
@@ -95,30 +107,30 @@ class LocalTarget(Target[LocalTransport]):
         # Control files do not ask who writes them; the kernel has.
         return None
 
-    def close_all(self) -> None:
-        """Close what was opened here; nothing may be left then."""
-        super().close_all()
+    def check_empty(self) -> None:
+        """Nothing is left of any client of this device."""
         state = self.xe.show()
         left = {kind: state[kind] for kind in ("files", "vms", "bos") if state[kind]}
         assert not left, f"left behind: {left}"
+        assert not self.xe.shmem.files, f"left behind: {self.xe.shmem.files} files of pages"
 
 
 class MountTarget(Target[IoctlTransport | FrameTransport]):
     """A device behind a mount, reached by ``ioctl`` or ``frames``."""
 
-    def __init__(self, directory: str, name: str) -> None:
-        super().__init__()
+    def __init__(self, directory: str, name: str, index: int = 0) -> None:
+        super().__init__(index)
         self.directory = directory
         self.name = name
 
     def _open(self, node: str) -> IoctlTransport | FrameTransport:
         if self.name == "frames":
-            return FrameTransport(self.node(_FRAMES_NODE))
+            return FrameTransport(self.node(f"xe-mock{self.index or ''}"))
         return IoctlTransport(self.node(node))
 
-    def node(self, name: str = _DEFAULT_NODE) -> str:
-        """Path of a node."""
-        return os.path.join(self.directory, NODE_DIR, name)
+    def node(self, name: str | None = None) -> str:
+        """Path of a node, by default the render node."""
+        return os.path.join(self.directory, NODE_DIR, name or self.render_node)
 
     def debug(self, name: str) -> str:
         """The text of a debug file."""
@@ -131,9 +143,8 @@ class MountTarget(Target[IoctlTransport | FrameTransport]):
             return file.read().decode()
 
     def _path(self, name: str) -> Path:
-        return Path(self.directory, DEBUG_DIR, name)
+        return Path(self.directory, debug_dir(self.index), name)
 
-    def close_all(self) -> None:
-        """Close what was opened here; nothing may be left soon after."""
-        super().close_all()
+    def check_empty(self) -> None:
+        """Nothing is left on any device of the mount, or soon will be."""
         wait_until_empty(self.directory)

@@ -10,9 +10,13 @@ from uapi import xe_drm
 from xedev.drm.dma_buf import DmaBuf
 from xedev.drm.drm_gem import DrmGemObject, drm_gem_handle_create, drm_gem_object_lookup
 from xedev.drm.ttm import MemType, OperationCtx, Place, PlaceFlag, TtmBuffer
+from xedev.drm.ttm_bo_vm import check_not_cow, ttm_bo_mmap_obj
 from xedev.kernel.caller import Caller
 from xedev.kernel.errors import KernelBug, KernelError, warn_on
 from xedev.kernel.locking import lockdep_assert_held
+from xedev.kernel.mm import CpuMapping, VmArea
+from xedev.kernel.refcount import Refcounted
+from xedev.kernel.shmem import ShmemFile
 from xedev.kernel.user_memory import copy_struct_from_user
 
 if TYPE_CHECKING:
@@ -25,6 +29,7 @@ __all__ = (
     "XeBo",
     "XeBoPurgeable",
     "XeMadvPurgeableState",
+    "purgeable_gate",
     "xe_bo_create_user",
     "xe_bo_set_purgeable_state",
     "xe_bo_validate",
@@ -37,7 +42,6 @@ __all__ = (
 )
 
 PAGE_SIZE = 4096
-SZ_64K = 64 * 1024
 MAX_USER_EXTENSIONS = 16
 BARRIER_OFFSET = 0x50000
 """Fake offset of the page that orders PCI writes (kernel: ``XE_PCI_BARRIER_MMAP_OFFSET``)."""
@@ -87,8 +91,8 @@ class XeBo(TtmBuffer):
         "atomic_access",
         "cpu_caching",
         "create_flags",
+        "desired_types",
         "mmap_offset",
-        "place_types",
         "placement",
         "places",
         "purgeable",
@@ -114,7 +118,10 @@ class XeBo(TtmBuffer):
         self.placement = placement
         """Mask of allowed memory regions, as in GEM_CREATE; 0 for an imported BO."""
         self.places = places
-        self.place_types = frozenset(place.mem_type for place in places)
+        self.desired_types = frozenset(
+            place.mem_type for place in places if place.flags is not PlaceFlag.FALLBACK
+        )
+        """Where it stays when it is there."""
         self.cpu_caching = cpu_caching
         self.create_flags = create_flags
         self.atomic_access = xe_drm.DRM_XE_ATOMIC_UNDEFINED
@@ -161,6 +168,10 @@ class XeBo(TtmBuffer):
         if trace.enabled:
             trace.emit("bo_move", bo=self.id, to=self.xe.region_name(target))
 
+    def gem_mmap(self, start: int, area: VmArea, file: Refcounted) -> CpuMapping:
+        """See `xe_gem_object_mmap`."""
+        return xe_gem_object_mmap(self, start, area, file)
+
     def gem_export(self, file: DrmFile, flags: int) -> DmaBuf:
         """See `xedev.xe.xe_dma_buf.xe_gem_prime_export`."""
         return self.xe.prime_export(self, flags)
@@ -170,6 +181,7 @@ class XeBo(TtmBuffer):
         warn_on(bool(self.gpuva_list), f"bo {self.id} ends with mappings")
         xe = self.xe
         xe.ttm.forget(self)
+        self.drop_pages()
         if self.mmap_offset:
             xe.vma_offsets.remove(self.mmap_offset, self.size // PAGE_SIZE)
         with xe.bos_lock:
@@ -205,6 +217,15 @@ def xe_bo_set_purgeable_state(bo: XeBo, state: XeMadvPurgeableState) -> None:
         xe.ttm.set_purgeable(bo)
     if xe.trace.enabled:
         xe.trace.emit("bo_state", bo=bo.id, old=old.name, new=state.name)
+
+
+def purgeable_gate(bo: XeBo) -> None:
+    """Refuse new uses of a BO: ``EBUSY`` DONTNEED, ``EINVAL`` PURGED."""
+    state = bo.purgeable.state
+    if state is DONTNEED:
+        raise KernelError(errno.EBUSY, f"bo {bo.id} is DONTNEED")
+    if state is PURGED:
+        raise KernelError(errno.EINVAL, f"bo {bo.id} is PURGED")
 
 
 def xe_bo_vma_count_inc_locked(bo: XeBo) -> None:
@@ -291,10 +312,12 @@ def xe_bo_create_user(
 ) -> XeBo:
     """Make a BO with one reference (kernel: ``xe_bo_create_user``, ``xe_bo_init_locked``).
 
-    ``ENOSPC`` no mmap offset, ``E2BIG`` never fits, ``ENOMEM`` no room.  The caller holds the
-    VM's reservation when there is a ``vm``.
+    ``EINVAL`` not whole pages of VRAM, ``ENOSPC`` no mmap offset, ``E2BIG`` never fits,
+    ``ENOMEM`` no room.  The caller holds the VM's reservation when there is a ``vm``.
     """
     xe.faults.check("xe_bo_create_user")
+    if placement & ~1 and size % xe.vram_page_size:
+        raise KernelError(errno.EINVAL, f"size {size:#x} is not a multiple of 64 KiB")
     needs_visible = bool(create_flags & xe_drm.DRM_XE_GEM_CREATE_FLAG_NEEDS_VISIBLE_VRAM)
     bo = XeBo(
         xe,
@@ -425,8 +448,6 @@ def _check_create_args(xe: XeDevice, args: xe_drm.drm_xe_gem_create) -> None:
     in_vram = placement & ~1
     _check_create_flags(xe, flags, bool(in_vram))
     _check_caching(args.cpu_caching, flags, bool(in_vram))
-    if in_vram and xe.platform.needs_64k_vram and size % SZ_64K:
-        raise KernelError(errno.EINVAL, f"size {size:#x} is not a multiple of 64 KiB")
 
 
 def _check_create_flags(xe: XeDevice, flags: int, in_vram: bool) -> None:
@@ -499,6 +520,38 @@ def xe_gem_mmap_offset_ioctl(
     obj = drm_gem_object_lookup(file, args.handle)
     args.offset = as_xe_bo(obj).mmap_offset
     obj.put()
+
+
+def xe_gem_object_mmap(bo: XeBo, start: int, area: VmArea, file: Refcounted) -> CpuMapping:
+    """Map a BO from byte ``start`` on, with pages.
+
+    ``EBUSY`` DONTNEED, ``EINVAL`` PURGED or copy-on-write, ``ENOMEM`` no room or no file for the
+    pages.  Kernel: ``xe_gem_object_mmap``.
+    """
+    with bo.resv:
+        purgeable_gate(bo)
+        check_not_cow(area)
+        mapping = ttm_bo_mmap_obj(bo, _cpu_pages(bo, area.by_name), start, area, file)
+    trace = bo.xe.trace
+    if trace.enabled:
+        trace.emit("bo_mmap", bo=bo.id, start=start, size=area.length)
+    return mapping
+
+
+def _cpu_pages(bo: XeBo, named: bool) -> ShmemFile:
+    """What the CPU sees of the BO (kernel: ``xe_bo_cpu_fault``).
+
+    The kernel decides page by page when one is touched; here nobody tells, so mmap(2) counts as
+    the first touch.  Memory of another device, and VRAM outside of the CPU's window, cannot be
+    reached: SIGBUS.
+    """
+    ttm = bo.xe.ttm
+    if bo.imported:
+        return ttm.shmem.empty(named=named)
+    if not bo.populated:
+        ttm.populate(bo)
+    hidden = bo.mem_type is not None and bo.mem_type.is_vram and bo.visible_bytes < bo.size
+    return ttm.shmem.empty(named=named) if hidden else ttm.pages(bo, named=named)
 
 
 def as_xe_bo(obj: DrmGemObject) -> XeBo:

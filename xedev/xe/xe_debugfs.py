@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import time
+from collections import defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -12,9 +14,11 @@ from xedev.drm.drm_device import DebugfsFile
 from xedev.drm.drm_file import DrmFile
 from xedev.kernel.caller import Caller
 from xedev.kernel.errors import KernelError
+from xedev.xe.xe_bo import as_xe_bo
 from xedev.xe.xe_shrinker import xe_pressure
 
 if TYPE_CHECKING:
+    from xedev.drm.ttm import MemType
     from xedev.xe.xe_bo import XeBo
     from xedev.xe.xe_device import XeDevice
     from xedev.xe.xe_vm import XeVm, XeVma
@@ -27,6 +31,7 @@ CONTROL = 0o600
 
 def debugfs_files(xe: XeDevice) -> list[DebugfsFile]:
     """Every file of the device's debugfs directory."""
+    made = time.monotonic()
     return [
         DebugfsFile("name", READ_ONLY, lambda: _name(xe)),
         DebugfsFile("clients", READ_ONLY, lambda: _clients(xe)),
@@ -34,7 +39,7 @@ def debugfs_files(xe: XeDevice) -> list[DebugfsFile]:
         DebugfsFile("gem", READ_ONLY, lambda: _gem(xe)),
         DebugfsFile("vms", READ_ONLY, lambda: _vms(xe)),
         DebugfsFile("info", READ_ONLY, lambda: _info(xe)),
-        DebugfsFile("state", READ_ONLY, lambda: json.dumps(show(xe)) + "\n"),
+        DebugfsFile("state", READ_ONLY, lambda: json.dumps(_state(xe, made)) + "\n"),
         _switch("wedge", lambda: xe.wedged, xe.declare_wedged),
         _switch("unplug", lambda: xe.unplugged, xe.unplug),
         DebugfsFile("fail", CONTROL, xe.faults.describe, lambda text, _: _fail(xe, text)),
@@ -159,37 +164,66 @@ def show(xe: XeDevice) -> dict[str, object]:
     return {
         "devices": [_show_device(xe)],
         "files": [_show_file(xe, file) for file in _files(xe)],
-        "vms": [_show_vm(vm) for vm in _all_vms(xe)],
+        "vms": [_show_vm(xe, vm) for vm in _all_vms(xe)],
         "bos": [_show_bo(xe, bo) for bo in _bos(xe)],
     }
 
 
+def _state(xe: XeDevice, made: float) -> dict[str, object]:
+    """What exists, and beside it what changes all the time: seconds since the device was ``made``,
+    and how much each file uses."""
+    device = {
+        **_show_device(xe),
+        "uptime": round(time.monotonic() - made, 3),
+        "page_files": xe.shmem.files,
+    }
+    files = [{**_show_file(xe, file), **_usage(file)} for file in _files(xe)]
+    return {**show(xe), "devices": [device], "files": files}
+
+
 def _show_device(xe: XeDevice) -> dict[str, object]:
     return {
-        "index": 0,
+        "index": xe.index,
         "name": xe.platform.name,
         "profile": xe.platform.key,
         "pci": xe.unique,
         "purgeability": xe.policy.name,
         "wedged": xe.wedged,
         "unplugged": xe.unplugged,
-        "regions": [
-            {
-                "name": manager.name,
-                "size": manager.size,
-                "used": manager.used,
-                "cpu_visible_size": manager.visible_size,
-                "cpu_visible_used": manager.visible_used,
-            }
-            for manager in xe.ttm.managers.values()
-        ],
-        "pending_fds": len(xe.tokens),
+        "regions": _show_regions(xe),
+        "pending_fds": xe.tokens.count(lambda owner: _is_of(owner, xe)),
     }
+
+
+def _show_regions(xe: XeDevice) -> list[dict[str, object]]:
+    """Sizes in bytes; ``purgeable`` is what reclaim may drop: DONTNEED BOs that have pages."""
+    victims: defaultdict[MemType | None, list[int]] = defaultdict(list)
+    for bo in _bos(xe):
+        if bo.populated and bo.is_dontneed():
+            victims[bo.mem_type].append(bo.size)
+    return [
+        {
+            "name": manager.name,
+            "size": manager.size,
+            "used": manager.used,
+            "purgeable": sum(victims[mem_type]),
+            "purgeable_bos": len(victims[mem_type]),
+            "cpu_visible_size": manager.visible_size,
+            "cpu_visible_used": manager.visible_used,
+        }
+        for mem_type, manager in xe.ttm.managers.items()
+    ]
+
+
+def _is_of(owner: object, xe: XeDevice) -> bool:
+    """Whether a token of ``owner``, a DRM file or a dma-buf, is one of this device."""
+    return getattr(owner, "device", None) is xe
 
 
 def _show_file(xe: XeDevice, file: DrmFile) -> dict[str, object]:
     xef = file.driver_priv
     return {
+        "device": xe.index,
         "id": file.client_id,
         "node": file.minor.name,
         "pid": file.pid,
@@ -203,8 +237,17 @@ def _show_file(xe: XeDevice, file: DrmFile) -> dict[str, object]:
     }
 
 
-def _show_vm(vm: XeVm) -> dict[str, object]:
+def _usage(file: DrmFile) -> dict[str, object]:
+    """Ioctls so far, and bytes with pages, counted for each handle as in fdinfo."""
+    with file.table_lock:
+        handles = list(file.object_idr.ascending())
+    resident = sum(obj.size for _, obj in handles if as_xe_bo(obj).populated)
+    return {"resident": resident, "ioctls": file.ioctl_count}
+
+
+def _show_vm(xe: XeDevice, vm: XeVm) -> dict[str, object]:
     return {
+        "device": xe.index,
         "id": vm.id,
         "client": vm.client_id,
         "mode": vm.mode.value,
@@ -231,6 +274,7 @@ def _show_vma(vma: XeVma) -> dict[str, object]:
 
 def _show_bo(xe: XeDevice, bo: XeBo) -> dict[str, object]:
     return {
+        "device": xe.index,
         "id": bo.id,
         "size": bo.size,
         "placement": _place(xe, bo),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
+import re
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from uapi import registry
 from uapi import xe_drm as uapi_xe_drm
@@ -12,15 +15,19 @@ from xedev.drm.dma_buf import DmaBuf
 from xedev.drm.drm_core_ioctls import core_ioctl_rows
 from xedev.drm.drm_device import DebugfsFile, DrmDevice, DrmMinor
 from xedev.drm.drm_file import DrmFile, drm_open
-from xedev.drm.drm_gem import DrmGemObject, drm_gem_handle_create
+from xedev.drm.drm_gem import DrmGemObject, drm_gem_handle_create, drm_gem_mmap
 from xedev.drm.drm_ioctl import DRM_RENDER_ALLOW, Handler, IoctlDesc, IoctlTable
 from xedev.drm.ttm import MemType, TtmDevice, TtmManager
 from xedev.kernel.caller import Caller
+from xedev.kernel.errors import KernelError
 from xedev.kernel.idr import Idr
 from xedev.kernel.locking import Mutex
+from xedev.kernel.mm import PAGE_SIZE, CpuMapping, VmArea
+from xedev.kernel.shmem import ShmemConfig, ShmemStore
 from xedev.xe import xe_debugfs
 from xedev.xe.platforms import PLATFORMS, Platform
 from xedev.xe.xe_bo import (
+    BARRIER_OFFSET,
     XeBo,
     as_xe_bo,
     xe_bo_create_user,
@@ -28,9 +35,11 @@ from xedev.xe.xe_bo import (
     xe_gem_mmap_offset_ioctl,
 )
 from xedev.xe.xe_dma_buf import xe_gem_prime_export, xe_gem_prime_import
+from xedev.xe.xe_drm_client import client_debugfs_files
 from xedev.xe.xe_mock import xe_mock_ioctl
 from xedev.xe.xe_purgeability import POLICIES, PurgePolicy
 from xedev.xe.xe_query import xe_query_ioctl
+from xedev.xe.xe_shrinker import xe_drop_caches
 from xedev.xe.xe_vm import (
     XeVm,
     xe_vm_bind_ioctl,
@@ -42,7 +51,7 @@ from xedev.xe.xe_vm import (
 )
 from xedev.xe.xe_vm_madvise import xe_vm_madvise_ioctl
 
-__all__ = ("XeConfig", "XeDevice", "XeFile")
+__all__ = ("XeConfig", "XeDevice", "XeFile", "xe_probe")
 
 
 GT_NS_PER_S = 1_000_000_000
@@ -87,6 +96,11 @@ class XeConfig:
     system: int | None = None
     purgeability: str = "counters"
     debug_kernel: bool = False
+    visible_vram: int | None = None
+    """Bytes of VRAM that the CPU reaches; None for all of it."""
+    memory: ShmemConfig = field(default_factory=ShmemConfig)
+    index: int = 0
+    """Which card of the machine: its minors and its PCI slot follow."""
 
 
 class XeFile:
@@ -106,18 +120,20 @@ class XeDevice(DrmDevice):
     driver_desc = "Intel Xe Graphics"
     driver_version = (1, 1, 0)
 
-    def __init__(self, config: XeConfig | None = None) -> None:
+    def __init__(self, config: XeConfig | None = None, peer: XeDevice | None = None) -> None:
+        """``peer`` is another card of the same machine: ids of clients and tokens are counted
+        over all of them."""
         self.config = config or XeConfig()
         self.platform: Platform = PLATFORMS[self.config.profile]
         self.policy: PurgePolicy = POLICIES[self.config.purgeability]()
-        self.unique = self.platform.pci_slot
-        self.minors = (
-            DrmMinor("card0", "primary", 0, 0o660),
-            DrmMinor("renderD128", "render", 128, 0o666),
-            DrmMinor("xe-mock", "render", 128, 0o666, frames=True),
-        )
+        self.index = self.config.index
+        self.unique = _pci_slot(self.platform, self.index)
+        self.minors = _minors(self.index)
         super().__init__(_ioctl_table())
+        if peer is not None:
+            self.client_ids, self.tokens = peer.client_ids, peer.tokens
         self.faults.declare(*FAULT_POINTS)
+        self.shmem: ShmemStore = ShmemStore(self.config.memory) if peer is None else peer.shmem
         self._make_memory()
         self.pxp_key_instance = 1
         self.bos_lock = threading.Lock()
@@ -136,12 +152,16 @@ class XeDevice(DrmDevice):
         self.system_size = self.config.system or _machine_memory()
         self.tt_manager = TtmManager("gtt", MemType.TT, self.system_size, self.system_size)
         system = TtmManager("system", MemType.SYSTEM, self.system_size, self.system_size)
-        self.vram_managers = [TtmManager("vram0", MemType.VRAM0, vram, vram)] if vram else []
+        visible = vram if self.config.visible_vram is None else self.config.visible_vram
+        if visible > vram:
+            raise ValueError(f"{visible} bytes of {vram} bytes of VRAM cannot be visible")
+        self.vram_managers = [TtmManager("vram0", MemType.VRAM0, vram, visible)] if vram else []
         self.vram_region_count = len(self.vram_managers)
         self.vram_page_size = 64 * 1024 if self.platform.needs_64k_vram else 4096
+        self.dumb_alignment = self.vram_page_size
         self.mem_region_mask = (2 << self.vram_region_count) - 1
         managers = [system, self.tt_manager, *self.vram_managers]
-        self.ttm = TtmDevice(managers, self.system_size, self.faults.check)
+        self.ttm = TtmDevice(managers, self.system_size, self.faults.check, self.shmem)
 
     # ---- what the DRM core calls ----
 
@@ -189,6 +209,28 @@ class XeDevice(DrmDevice):
         finally:
             bo.put()
 
+    def mmap(self, file: DrmFile, area: VmArea) -> CpuMapping:
+        """mmap(2): the page of the PCI barrier, or an object.
+
+        ``ENODEV`` unplugged, else see `drm_gem_mmap` and `_mmap_barrier`.  Kernel: ``xe_mmap``.
+        """
+        if self.unplugged:
+            raise KernelError(errno.ENODEV, "the device is unplugged")
+        if area.offset == BARRIER_OFFSET:
+            return self._mmap_barrier(file, area)
+        return drm_gem_mmap(file, area)
+
+    def _mmap_barrier(self, file: DrmFile, area: VmArea) -> CpuMapping:
+        """A page that can only be written (kernel: ``xe_pci_barrier_mmap``).  ``EINVAL``."""
+        if not self.platform.is_dgfx:
+            raise KernelError(errno.EINVAL, "an integrated GPU needs no barrier")
+        if area.length > PAGE_SIZE:
+            raise KernelError(errno.EINVAL, "the barrier is one page")
+        if area.is_cow or area.prot & (mmap.PROT_READ | mmap.PROT_EXEC):
+            raise KernelError(errno.EINVAL, "the barrier can only be written, and only shared")
+        pages = self.shmem.create(PAGE_SIZE, named=area.by_name)
+        return CpuMapping(pages, 0, pages.drop, file)
+
     def mmap_offset(self, obj: DrmGemObject) -> int:
         """Kernel: ``drm_vma_node_offset_addr``."""
         return as_xe_bo(obj).mmap_offset
@@ -233,9 +275,42 @@ class XeDevice(DrmDevice):
         """The device's state for `xe-mock show`."""
         return xe_debugfs.show(self)
 
+    def client_files(self, file: DrmFile) -> list[DebugfsFile]:
+        """What debugfs tells of one open file, in its own directory."""
+        return client_debugfs_files(self, file)
+
+    def drop_caches(self) -> None:
+        """The administrator wants all memory back that can be had."""
+        xe_drop_caches(self)
+
     def shutdown(self) -> None:
         """The mock ends: no open file gets an answer any more."""
         self.unplug()
+        self.shmem.close()
+
+
+def xe_probe(config: XeConfig, count: int) -> tuple[XeDevice, ...]:
+    """The ``count`` equal cards of one machine (kernel: ``xe_pci_probe`` of each)."""
+    first = XeDevice(config)
+    others = (XeDevice(replace(config, index=index), first) for index in range(1, count))
+    return first, *others
+
+
+def _pci_slot(platform: Platform, index: int) -> str:
+    """A discrete card has a bus of its own, an integrated one is the next device."""
+    domain, bus, device, function = re.split("[:.]", platform.pci_slot)
+    bus_step, device_step = (index, 0) if platform.is_dgfx else (0, index)
+    place = f"{int(bus, 16) + bus_step:02x}:{int(device, 16) + device_step:02x}"
+    return f"{domain}:{place}.{function}"
+
+
+def _minors(index: int) -> tuple[DrmMinor, ...]:
+    render = 128 + index
+    return (
+        DrmMinor(f"card{index}", "primary", index, 0o660),
+        DrmMinor(f"renderD{render}", "render", render, 0o666),
+        DrmMinor(f"xe-mock{index or ''}", "render", render, 0o666, frames=True),
+    )
 
 
 def _machine_memory() -> int:

@@ -9,8 +9,8 @@ from xedev.drm.dma_buf import DmaBuf, DmaBufOps
 from xedev.drm.drm_device import DrmDevice
 from xedev.drm.drm_gem import DrmGemObject
 from xedev.kernel.errors import KernelError
-from xedev.xe.xe_bo import PURGED, XeBo, as_xe_bo, xe_bo_create_foreign
-from xedev.xe.xe_purgeability import purgeable_gate
+from xedev.kernel.mm import CpuMapping, VmArea
+from xedev.xe.xe_bo import PURGED, XeBo, as_xe_bo, purgeable_gate, xe_bo_create_foreign
 
 if TYPE_CHECKING:
     from xedev.xe.xe_device import XeDevice
@@ -26,6 +26,11 @@ class XeDmaBufOps(DmaBufOps):
         (kernel: ``xe_dma_buf_attach``).  ``EOPNOTSUPP`` for a BO that must stay in VRAM."""
         if not as_xe_bo(dma_buf.priv).has_system:  # type: ignore[arg-type]
             raise KernelError(errno.EOPNOTSUPP, "the BO may not live in system memory")
+
+    def mmap(self, dma_buf: DmaBuf, area: VmArea) -> CpuMapping:
+        """Map the BO as through its own node (kernel: ``drm_gem_dmabuf_mmap``)."""
+        bo = as_xe_bo(dma_buf.priv)  # type: ignore[arg-type]
+        return bo.gem_mmap(area.offset, area, dma_buf)
 
     def release(self, dma_buf: DmaBuf) -> None:
         """Drop the holder, then the BO (kernel: ``xe_dma_buf_release``)."""

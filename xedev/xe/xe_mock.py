@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import mmap
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +21,8 @@ from xedev.drm.drm_prime import drm_gem_prime_import_dma_buf
 from xedev.drm.ttm import MemType
 from xedev.kernel.caller import Caller
 from xedev.kernel.errors import KernelError
-from xedev.xe.xe_bo import BARRIER_OFFSET, WILLNEED, XeBo, as_xe_bo
-from xedev.xe.xe_purgeability import purgeable_gate
+from xedev.kernel.mm import PAGE_SIZE, mmap_by_ioctl
+from xedev.xe.xe_bo import WILLNEED, XeBo, as_xe_bo
 
 if TYPE_CHECKING:
     from xedev.drm.drm_file import DrmFile
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ("xe_mock_ioctl",)
 
-PAGE_SIZE = 4096
 FOREIGN_SIZE_MAX = 1 << 40
 
 
@@ -51,42 +49,8 @@ def xe_mock_ioctl(xe: XeDevice, file: DrmFile, cmd: int, data: int, caller: Call
 
 
 def _mmap(xe: XeDevice, file: DrmFile, args: xe_mock.xe_mock_mmap, caller: Caller) -> None:
-    """What mmap(2) on the DRM descriptor answers (kernel: ``xe_mmap``, ``drm_gem_mmap``)."""
-    if xe.unplugged:
-        raise KernelError(errno.ENODEV, "the device is unplugged")
-    writable = bool(args.prot & mmap.PROT_WRITE)
-    private = not args.flags & mmap.MAP_SHARED
-    if args.offset == BARRIER_OFFSET:
-        _mmap_barrier(xe, args, private and writable)
-        return
-    if not args.length:
-        raise KernelError(errno.EINVAL, "length is zero")
-    bo = _bo_at(xe, file, args.offset)
-    length = -(-args.length // PAGE_SIZE) * PAGE_SIZE
-    if length > bo.size:
-        raise KernelError(errno.EINVAL, "the mapping is longer than the BO")
-    with bo.resv:
-        purgeable_gate(bo)
-    if private and writable:
-        raise KernelError(errno.EINVAL, "a BO cannot be mapped copy-on-write")
-
-
-def _bo_at(xe: XeDevice, file: DrmFile, offset: int) -> XeBo:
-    obj = xe.vma_offsets.exact_lookup(offset) if offset % PAGE_SIZE == 0 else None
-    if obj is None:
-        raise KernelError(errno.EINVAL, f"no BO begins at offset {offset:#x}")
-    if obj not in file.may_mmap:
-        raise KernelError(errno.EACCES, "this file has no handle of that BO")
-    return as_xe_bo(obj)
-
-
-def _mmap_barrier(xe: XeDevice, args: xe_mock.xe_mock_mmap, cow: bool) -> None:
-    if not xe.platform.is_dgfx:
-        raise KernelError(errno.EINVAL, "an integrated GPU needs no barrier")
-    if args.length > PAGE_SIZE:
-        raise KernelError(errno.EINVAL, "the barrier is one page")
-    if cow or args.prot & (mmap.PROT_READ | mmap.PROT_EXEC):
-        raise KernelError(errno.EINVAL, "the barrier can only be written, and only shared")
+    """mmap(2) on the DRM descriptor: its errno, or what to map instead."""
+    mmap_by_ioctl(file, args, xe.tokens, file, caller)
 
 
 def _fault(xe: XeDevice, file: DrmFile, args: xe_mock.xe_mock_fault, caller: Caller) -> None:

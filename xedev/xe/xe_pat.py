@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-__all__ = ("XE2_PAT_TABLE", "CohMode", "PatEntry")
+__all__ = ("XE2_PAT_TABLE", "XELP_PAT_TABLE", "CohMode", "PatEntry")
 
 
 class CohMode(IntEnum):
@@ -25,6 +25,14 @@ class PatEntry:
     comp_en: bool
     value: int
 
+
+XELP_PAT_TABLE: tuple[PatEntry, ...] = (
+    PatEntry(CohMode.ONE_WAY, False, 3),
+    PatEntry(CohMode.NONE, False, 1),
+    PatEntry(CohMode.NONE, False, 2),
+    PatEntry(CohMode.NONE, False, 0),
+)
+"""Alchemist: write-back, write-combined, write-through, uncached."""
 
 _RESERVED = PatEntry(CohMode.RESERVED, False, 0)
 
@@ -68,4 +76,4 @@ XE2_PAT_TABLE: tuple[PatEntry, ...] = (
     _xe2(0, 0, 3, 0, 3, 2),
     _xe2(0, 0, 3, 0, 3, 3),
 )
-"""Battlemage and Lunar Lake: index -> entry."""
+"""Lunar Lake, and Battlemage without the last class of service: index -> entry."""

@@ -13,18 +13,17 @@
 
 from __future__ import annotations
 
-import errno
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from xedev.kernel.errors import KernelError
 from xedev.xe.xe_bo import (
     DONTNEED,
     PURGED,
     WILLNEED,
     XeBo,
     XeMadvPurgeableState,
+    purgeable_gate,
     xe_bo_assert_held,
     xe_bo_set_purgeable_state,
     xe_bo_vma_count_dec_locked,
@@ -36,16 +35,7 @@ from xedev.xe.xe_bo import (
 if TYPE_CHECKING:
     from xedev.xe.xe_vm import XeVma
 
-__all__ = ("POLICIES", "PurgePolicy", "purgeable_gate", "xe_bo_all_vmas", "xe_bo_recount")
-
-
-def purgeable_gate(bo: XeBo) -> None:
-    """Refuse new uses of a BO: ``EBUSY`` DONTNEED, ``EINVAL`` PURGED."""
-    state = bo.purgeable.state
-    if state is DONTNEED:
-        raise KernelError(errno.EBUSY, f"bo {bo.id} is DONTNEED")
-    if state is PURGED:
-        raise KernelError(errno.EINVAL, f"bo {bo.id} is PURGED")
+__all__ = ("POLICIES", "PurgePolicy", "xe_bo_all_vmas", "xe_bo_recount")
 
 
 def xe_bo_all_vmas(bo: XeBo) -> Iterator[XeVma]:

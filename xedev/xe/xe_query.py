@@ -26,7 +26,6 @@ BYTES_PER_DSS_MASK = 16
 BYTES_PER_L3_MASK = 8
 BYTES_PER_EU_MASK = 8
 MEDIA_WITHOUT_L3 = 30
-CYCLES_WIDTH = 64
 PXP_READY = 1
 OA_CAPS = (
     xe_drm.DRM_XE_OA_CAPS_BASE
@@ -185,12 +184,14 @@ def _query_hwconfig(xe: XeDevice, query: Args, caller: Caller) -> None:
 
 def _query_gt_topology(xe: XeDevice, query: Args, caller: Caller) -> None:
     data = b""
+    simd16 = xe.platform.simd16_eus
+    eus = xe_drm.DRM_XE_TOPO_SIMD16_EU_PER_DSS if simd16 else xe_drm.DRM_XE_TOPO_EU_PER_DSS
     for gt in xe.platform.gts:
         masks = [
             (xe_drm.DRM_XE_TOPO_DSS_GEOMETRY, BYTES_PER_DSS_MASK, gt.dss_geometry),
             (xe_drm.DRM_XE_TOPO_DSS_COMPUTE, BYTES_PER_DSS_MASK, gt.dss_compute),
             (xe_drm.DRM_XE_TOPO_L3_BANK, BYTES_PER_L3_MASK, gt.l3_bank),
-            (xe_drm.DRM_XE_TOPO_SIMD16_EU_PER_DSS, BYTES_PER_EU_MASK, gt.eu_per_dss),
+            (eus, BYTES_PER_EU_MASK, gt.eu_per_dss),
         ]
         is_media = gt.type == xe_drm.DRM_XE_QUERY_GT_TYPE_MEDIA
         if is_media and gt.ip_version[0] >= MEDIA_WITHOUT_L3:
@@ -214,9 +215,9 @@ def _query_engine_cycles(xe: XeDevice, query: Args, caller: Caller) -> None:
     _find_engine(xe, resp.eci)
     resp.cpu_timestamp = time.clock_gettime_ns(resp.clockid)
     before = time.monotonic_ns()
-    resp.engine_cycles = xe.gt_timestamp(before)
+    resp.engine_cycles = xe.gt_timestamp(before) & ((1 << xe.platform.timestamp_bits) - 1)
     resp.cpu_delta = time.monotonic_ns() - before
-    resp.width = CYCLES_WIDTH
+    resp.width = xe.platform.timestamp_bits
     caller.memory.write(query.data, bytes(resp))
 
 

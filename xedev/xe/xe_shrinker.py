@@ -15,9 +15,10 @@ from xedev.kernel.errors import KernelError
 if TYPE_CHECKING:
     from xedev.xe.xe_device import XeDevice
 
-__all__ = ("xe_pressure",)
+__all__ = ("xe_drop_caches", "xe_pressure")
 
 HOWS = ("evict", "shrink")
+_EVERYTHING = 1 << 62  # bytes, more than there are
 
 
 def xe_pressure(xe: XeDevice, command: str) -> ShrinkResult:
@@ -33,6 +34,12 @@ def xe_pressure(xe: XeDevice, command: str) -> ShrinkResult:
     raise KernelError(
         errno.EINVAL, "write 'bo ID evict|shrink' or 'region NAME BYTES evict|shrink'"
     )
+
+
+def xe_drop_caches(xe: XeDevice) -> ShrinkResult:
+    """Purge all of system memory that the shrinker may (kernel: ``drop_slab``, which comes to
+    ``xe_shrinker_scan``)."""
+    return xe.ttm.shrink(_EVERYTHING)
 
 
 def _one_bo(xe: XeDevice, number: int, how: str) -> ShrinkResult:

@@ -19,9 +19,15 @@ from xedev.kernel.errors import KernelError
 from xedev.kernel.idr import Idr
 from xedev.kernel.locking import LockLevel, Mutex, RwSem, lockdep_assert_held
 from xedev.kernel.refcount import Refcounted
-from xedev.xe.xe_bo import WILLNEED, XeBo, XeMadvPurgeableState, as_xe_bo, xe_bo_validate
+from xedev.xe.xe_bo import (
+    WILLNEED,
+    XeBo,
+    XeMadvPurgeableState,
+    as_xe_bo,
+    purgeable_gate,
+    xe_bo_validate,
+)
 from xedev.xe.xe_pat import CohMode
-from xedev.xe.xe_purgeability import purgeable_gate
 from xedev.xe.xe_sync import xe_sync_entries_parse, xe_sync_entries_signal
 
 if TYPE_CHECKING:
@@ -95,6 +101,9 @@ VM_FLAGS = (
     | xe_drm.DRM_XE_VM_CREATE_FLAG_FAULT_MODE
     | xe_drm.DRM_XE_VM_CREATE_FLAG_NO_VM_OVERCOMMIT
 )
+
+WA_ALWAYS_SCRATCH = 22014953428
+"""The workaround that gives every VM scratch pages."""
 
 
 class VmMode(Enum):
@@ -291,6 +300,9 @@ def xe_vm_create_ioctl(
     if args.extensions:
         raise KernelError(errno.EINVAL, "extensions must be zero")
     flags = args.flags
+    if WA_ALWAYS_SCRATCH in xe.platform.workarounds:
+        # The kernel changes the argument, and so copies the flag back to the caller.
+        flags = args.flags = flags | xe_drm.DRM_XE_VM_CREATE_FLAG_SCRATCH_PAGE
     fault = flags & xe_drm.DRM_XE_VM_CREATE_FLAG_FAULT_MODE
     if fault and not xe.platform.has_usm:
         raise KernelError(errno.EINVAL, "the device cannot take page faults")
@@ -720,7 +732,7 @@ class XeVmaJob:
 
     def validate(self, bo: XeBo) -> None:
         """Bring the BO to its place, unless it is there."""
-        if bo.populated and bo.mem_type in bo.place_types:
+        if bo.populated and bo.mem_type in bo.desired_types:
             return
         allow = self.op_count == 1 and self.vm.allows_resident_eviction()
         xe_bo_validate(bo, self.vm, allow)

@@ -59,7 +59,7 @@ BMG = Platform(
     ),
     reference_clock=19_200_000,
     vram_size=12216 * MIB,
-    pat=XE2_PAT_TABLE,
+    pat=XE2_PAT_TABLE[:28],  # Wa_16023588340: no CLOS3
     has_flat_ccs=True,
     has_usm=True,
     needs_scratch=True,

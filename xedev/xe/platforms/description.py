@@ -28,7 +28,7 @@ class Gt:
     type: int
     tile_id: int
     ip_version: tuple[int, int, int]
-    """Major, minor, revision."""
+    """Major, minor, revision; zeros where the hardware has no register to tell them."""
     engines: tuple[Engine, ...]
     dss_geometry: int
     dss_compute: int
@@ -36,7 +36,7 @@ class Gt:
     l3_bank: int
     """Mask of L3 banks."""
     eu_per_dss: int
-    """Mask of SIMD16 execution units."""
+    """Mask of execution units, by their number of lanes that `Platform.simd16_eus` tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +93,22 @@ class Platform:
     has_pxp: bool
     l2_flush_optimised: bool
     needs_64k_vram: bool
+    """Whether VRAM is given and mapped in multiples of 64 KiB."""
     guc_submission: UcFirmware
     huc: UcFirmware | None
     oa_units: tuple[OaUnit, ...]
     eu_stall: bool
+    workarounds: frozenset[int] = frozenset()
+    """Active workarounds that clients can notice, by their numbers in xe_wa_oob.rules."""
     hwconfig: tuple[tuple[int, int], ...] = field(default=())
     """Key and value pairs of the GuC's table, each value one dword."""
+
+    @property
+    def simd16_eus(self) -> bool:
+        """Whether execution units have 16 lanes, not 8 (kernel: ``load_eu_mask``)."""
+        return self.graphics_ver >= 20
+
+    @property
+    def timestamp_bits(self) -> int:
+        """Width of the engines' counters (kernel: ``query_engine_cycles``)."""
+        return 64 if self.graphics_ver >= 20 else 36
