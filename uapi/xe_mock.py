@@ -92,7 +92,7 @@ XE_MOCK_WINDOWS_MAX = 1024
 XE_MOCK_ARG_MAX = IOC_SIZE_MAX
 
 #: Room for a path in an argument, bytes, with the NUL at its end.
-XE_MOCK_PATH_MAX = 128
+XE_MOCK_PATH_MAX = 512
 
 XE_MOCK_WINDOW_IN = 1
 XE_MOCK_WINDOW_OUT = 2

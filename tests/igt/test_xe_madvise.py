@@ -1,4 +1,4 @@
-"""Two subtests of IGT's xe_madvise, retold with the client library: a pattern to copy.
+"""Subtests of IGT's xe_madvise, retold with the client library: a pattern to copy.
 
 IGT asks for a real device and drives it out of memory. Here each test gets a device of its own,
 ``bmg`` (discrete) or ``lnl`` (integrated), and memory becomes short at the writing of a line to a
@@ -8,6 +8,8 @@ control file. What is between reads as in IGT: same helpers, same order of argum
 from __future__ import annotations
 
 import errno
+import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,9 +19,12 @@ import pytest
 from uapi import xe_drm
 from xedev.client import Device
 from xedev.client.control import ControlFiles
+from xedev.client.mapping import Mapping
 from xedev.client.xe_ioctl import (
     gem_close,
     xe_bo_create,
+    xe_bo_map,
+    xe_bo_mmap_offset,
     xe_vm_bind_async,
     xe_vm_bind_sync,
     xe_vm_create,
@@ -81,6 +86,72 @@ def trigger_memory_pressure(fd: Device) -> None:
 
 
 # --- subtests ------------------------------------------------------------------------------
+
+
+def test_dontneed_before_mmap(fd: Device) -> None:
+    """A BO that may go at any time has an offset, but cannot be mapped."""
+    bo = xe_bo_create(fd, 0, PAGE, vram_if_possible(fd, 0), VISIBLE_VRAM)
+    vm = xe_vm_create(fd, 0, 0)
+    xe_vm_bind_sync(fd, vm, bo, 0, PURGEABLE_ADDR, PAGE)
+    assert xe_vm_madvise_purgeable(fd, vm, PURGEABLE_ADDR, PAGE, DONTNEED) == 1
+
+    assert xe_bo_mmap_offset(fd, bo)
+    with pytest.raises(OSError) as refused:
+        xe_bo_map(fd, bo, PAGE)
+    assert refused.value.errno == errno.EBUSY
+
+    assert xe_vm_madvise_purgeable(fd, vm, PURGEABLE_ADDR, PAGE, WILLNEED) == 1
+    with xe_bo_map(fd, bo, PAGE) as ptr:
+        ptr[0] = 0xC0
+
+    gem_close(fd, bo)
+    xe_vm_destroy(fd, vm)
+
+
+def test_purged_mmap_blocked(fd: Device) -> None:
+    """A purged BO has an offset, but nothing is left to map."""
+    bo = xe_bo_create(fd, 0, PAGE, vram_if_possible(fd, 0), VISIBLE_VRAM)
+    vm = xe_vm_create(fd, 0, 0)
+    xe_vm_bind_sync(fd, vm, bo, 0, PURGEABLE_ADDR, PAGE)
+    assert xe_vm_madvise_purgeable(fd, vm, PURGEABLE_ADDR, PAGE, DONTNEED) == 1
+    trigger_memory_pressure(fd)
+    assert xe_vm_madvise_purgeable(fd, vm, PURGEABLE_ADDR, PAGE, WILLNEED) == 0
+
+    assert xe_bo_mmap_offset(fd, bo)
+    with pytest.raises(OSError) as refused:
+        xe_bo_map(fd, bo, PAGE)
+    assert refused.value.errno == errno.EINVAL
+
+    gem_close(fd, bo)
+    xe_vm_destroy(fd, vm)
+
+
+def test_dontneed_after_mmap(fd: Device) -> None:
+    """The purge takes the pages from under a mapping that was there before."""
+    bo = xe_bo_create(fd, 0, PAGE, vram_if_possible(fd, 0), VISIBLE_VRAM)
+    vm = xe_vm_create(fd, xe_drm.DRM_XE_VM_CREATE_FLAG_SCRATCH_PAGE, 0)
+    xe_vm_bind_sync(fd, vm, bo, 0, PURGEABLE_ADDR, PAGE)
+    ptr = xe_bo_map(fd, bo, PAGE)
+    ptr[:8] = b"\xab" * 8
+    assert signal_of_store(ptr) == 0
+
+    assert xe_vm_madvise_purgeable(fd, vm, PURGEABLE_ADDR, PAGE, DONTNEED) == 1
+    trigger_memory_pressure(fd)
+    assert signal_of_store(ptr) in (signal.SIGBUS, signal.SIGSEGV)
+
+    ptr.close()
+    gem_close(fd, bo)
+    xe_vm_destroy(fd, vm)
+
+
+def signal_of_store(ptr: Mapping) -> int:
+    """The signal that a store raises, 0 for none; in a child, where IGT jumps out of a handler."""
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGBUS, signal.SIG_DFL)
+        ptr[0] = 0xCD
+        os._exit(0)
+    return max(0, -os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def test_per_vma_tracking(fd: Device) -> None:

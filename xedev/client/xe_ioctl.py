@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from uapi import xe_drm
 from uapi.base import Struct
 from xedev.client.device import Device
+from xedev.client.mapping import Mapping
 from xedev.client.memory import (
     PAT_INDEX_WB,
     Sync,
@@ -32,6 +33,8 @@ __all__ = (
     "gem_close",
     "xe_bo_create",
     "xe_bo_create_caching",
+    "xe_bo_map",
+    "xe_bo_mmap_ext",
     "xe_bo_mmap_offset",
     "xe_default_cpu_caching",
     "xe_vm_bind_array",
@@ -98,6 +101,16 @@ def xe_bo_create_caching(
 def xe_bo_mmap_offset(device: Device, bo: int) -> int:
     """The offset to mmap(2) a BO at."""
     return device.gem_mmap_offset(bo)
+
+
+def xe_bo_map(device: Device, bo: int, size: int) -> Mapping:
+    """Map a BO to read and write; IGT's gives a bare pointer, this ends with its object."""
+    return device.map(bo, size)
+
+
+def xe_bo_mmap_ext(device: Device, bo: int, size: int, prot: int) -> Mapping:
+    """Map a BO with a protection."""
+    return device.map(bo, size, prot=prot)
 
 
 def gem_close(device: Device, handle: int) -> None:

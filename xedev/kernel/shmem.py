@@ -24,11 +24,13 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from uapi.xe_mock import XE_MOCK_PATH_MAX
 from xedev.kernel.errors import KernelError
 
 __all__ = ("MemoryKind", "ShmemConfig", "ShmemFile", "ShmemStore")
 
 _PREFIX = "xe-mock-memory-"
+_LONGEST_NAME = 100  # bytes of a file's name, with that of our directory
 _DIRECTORY_MODE = 0o711  # others may open what they know the name of, and list nothing
 _YOUNG = 60.0  # seconds in which a directory may be without its lock
 _SHARED_MODE, _OWN_MODE = 0o666, 0o600
@@ -68,6 +70,8 @@ class ShmemStore:
 
     def __init__(self, config: ShmemConfig | None = None) -> None:
         self.config = config or ShmemConfig()
+        if len(os.fsencode(self.config.directory)) + _LONGEST_NAME > XE_MOCK_PATH_MAX:
+            raise ValueError(f"the name of {self.config.directory} is too long for a path in it")
         self._lock = threading.Lock()
         self._empty_lock = threading.Lock()
         self._directory: _Directory | None = None

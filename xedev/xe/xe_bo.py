@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from xedev.drm.ttm import MemType, OperationCtx, Place, PlaceFlag, TtmBuffer
 from xedev.drm.ttm_bo_vm import check_not_cow, ttm_bo_mmap_obj
 from xedev.kernel.caller import Caller
 from xedev.kernel.errors import KernelBug, KernelError, warn_on
-from xedev.kernel.locking import lockdep_assert_held
+from xedev.kernel.locking import Mutex, lockdep_assert_held
 from xedev.kernel.mm import CpuMapping, VmArea
 from xedev.kernel.refcount import Refcounted
 from xedev.kernel.shmem import ShmemFile
@@ -31,6 +32,8 @@ __all__ = (
     "XeMadvPurgeableState",
     "purgeable_gate",
     "xe_bo_create_user",
+    "xe_bo_migrate",
+    "xe_bo_resvs",
     "xe_bo_set_purgeable_state",
     "xe_bo_validate",
     "xe_bo_vma_count_dec_locked",
@@ -92,6 +95,8 @@ class XeBo(TtmBuffer):
         "cpu_caching",
         "create_flags",
         "desired_types",
+        "exporter",
+        "importers",
         "mmap_offset",
         "placement",
         "places",
@@ -111,8 +116,11 @@ class XeBo(TtmBuffer):
         cpu_caching: int,
         create_flags: int,
         vm: XeVm | None,
+        exporter: XeBo | None = None,
     ) -> None:
-        super().__init__(xe, size, vm.resv if vm is not None else None)
+        # A private BO and its VM have one reservation, and so have an import and its exporter.
+        shares = exporter if exporter is not None else vm
+        super().__init__(xe, size, shares.resv if shares is not None else None)
         self.xe = xe
         self.vm = vm
         self.placement = placement
@@ -126,6 +134,12 @@ class XeBo(TtmBuffer):
         self.create_flags = create_flags
         self.atomic_access = xe_drm.DRM_XE_ATOMIC_UNDEFINED
         self.pxp_key_instance = 0
+        self.exporter = exporter
+        """The BO of another device whose pages it has; None where that cannot be known."""
+        self.importers: dict[XeBo, None] = {}
+        """The BOs of other devices that have its pages (kernel: ``dma_buf->attachments``)."""
+        if exporter is not None:
+            exporter.importers[self] = None
         self.mmap_offset = 0
         self.purgeable = XeBoPurgeable()
 
@@ -153,10 +167,22 @@ class XeBo(TtmBuffer):
         """Kernel: ``xe_bo_madv_is_dontneed``."""
         return self.purgeable.state is DONTNEED
 
+    def eviction_valuable(self, place: Place, ctx: OperationCtx) -> bool:
+        """Not while BOs of a VM are made resident that maps it too
+        (kernel: ``xe_bo_eviction_valuable``)."""
+        if not super().eviction_valuable(place, ctx):
+            return False
+        return ctx.validating not in self.gpuva_list
+
     def ttm_move_notify(self, evict: bool) -> None:
-        """Kernel: ``xe_bo_move_notify``; mappings find out at their next use."""
+        """Kernel: ``xe_bo_move_notify``; mappings find out at their next use.
+
+        Importers lose the pages until their next use (``xe_dma_buf_move_notify``).
+        """
         if self.pin_count:
             raise KernelError(errno.EINVAL, "the BO is pinned")
+        for importer in list(self.importers):
+            importer.xe.ttm.forget(importer)
 
     def ttm_purged(self) -> None:
         """The pages went: from now on only closing helps."""
@@ -188,6 +214,8 @@ class XeBo(TtmBuffer):
             del xe.bos[self.id]
         if xe.trace.enabled:
             xe.trace.emit("bo_free", bo=self.id)
+        if self.exporter is not None:
+            self.exporter.importers.pop(self, None)
         attach, vm = self.import_attach, self.vm
         if attach is not None:
             attach.fput()
@@ -201,6 +229,13 @@ class XeBo(TtmBuffer):
 def xe_bo_assert_held(bo: XeBo) -> None:
     """The BO's reservation must be held."""
     lockdep_assert_held(bo.resv)
+
+
+def xe_bo_resvs(bos: Iterable[XeBo]) -> list[Mutex]:
+    """Each reservation of external BOs once, in an order that is the same for all threads and all
+    devices, so that two of them cannot wait for each other."""
+    resvs = {id(bo.resv): bo.resv for bo in bos}
+    return [resvs[key] for key in sorted(resvs)]
 
 
 def xe_bo_set_purgeable_state(bo: XeBo, state: XeMadvPurgeableState) -> None:
@@ -303,8 +338,43 @@ def xe_bo_validate(bo: XeBo, vm: XeVm | None, allow_res_evict: bool) -> None:
     xe_bo_assert_held(bo)
     if bo.purgeable.state is PURGED:
         return
-    ctx = OperationCtx(resv=vm.resv if vm is not None else None, allow_res_evict=allow_res_evict)
+    ctx = OperationCtx()
+    if vm is not None:
+        validating = None if allow_res_evict else vm.gpuvm
+        ctx = OperationCtx(vm.resv, allow_res_evict, validating)
+    mapped = bo.populated
     bo.xe.ttm.validate(bo, bo.places, ctx)
+    if bo.exporter is not None and not mapped:
+        _map_dma_buf(bo, bo.exporter)
+
+
+def _map_dma_buf(bo: XeBo, exporter: XeBo) -> None:
+    """Have the exporter bring the pages to where other devices reach them.
+
+    Both BOs have the same reservation.  Kernel: ``xe_bo_move_dmabuf``, ``xe_dma_buf_map``.
+    """
+    try:
+        xe_bo_migrate(exporter, MemType.TT)
+    except KernelError:
+        bo.xe.ttm.forget(bo)
+        raise
+
+
+def xe_bo_migrate(bo: XeBo, target: MemType) -> None:
+    """Move a BO to one of its places; BOs that the caller has locked are not evicted for it.
+
+    ``EBUSY`` pinned elsewhere, ``EINVAL`` not among its places, ``ENOMEM`` no room.
+    Kernel: ``xe_bo_migrate``.
+    """
+    xe_bo_assert_held(bo)
+    if bo.mem_type is target:
+        return
+    if bo.pin_count:
+        raise KernelError(errno.EBUSY, "the BO is pinned")
+    if not any(place.mem_type is target for place in bo.places):
+        name = bo.xe.region_name(target)
+        raise KernelError(errno.EINVAL, f"{name} is not among the places of bo {bo.id}")
+    bo.xe.ttm.validate(bo, (Place(target),), OperationCtx())
 
 
 def xe_bo_create_user(
@@ -362,10 +432,11 @@ def _first_placement(bo: XeBo, vm: XeVm | None) -> None:
             bo.resv.unlock()
 
 
-def xe_bo_create_foreign(xe: XeDevice, dma_buf: DmaBuf) -> XeBo:
+def xe_bo_create_foreign(xe: XeDevice, dma_buf: DmaBuf, exporter: XeBo | None) -> XeBo:
     """The BO of another device's dma-buf: system memory that is never tracked for purging.
 
-    Kernel: ``xe_dma_buf_init_obj``.  Takes over one reference of ``dma_buf``.
+    ``exporter`` is the BO behind it, if that is known.  Kernel: ``xe_dma_buf_init_obj``.  Takes
+    over one reference of ``dma_buf``.
     """
     bo = XeBo(
         xe,
@@ -375,6 +446,7 @@ def xe_bo_create_foreign(xe: XeDevice, dma_buf: DmaBuf) -> XeBo:
         cpu_caching=0,
         create_flags=0,
         vm=None,
+        exporter=exporter,
     )
     bo.import_attach = dma_buf
     _register(xe, bo)

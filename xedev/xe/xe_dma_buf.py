@@ -22,8 +22,13 @@ class XeDmaBufOps(DmaBufOps):
     """dma-bufs made of Xe BOs; each holds one reference and one WILLNEED holder."""
 
     def attach(self, dma_buf: DmaBuf, importer: DrmDevice) -> None:
-        """Let another device in: it reads system memory, or VRAM that may go there
-        (kernel: ``xe_dma_buf_attach``).  ``EOPNOTSUPP`` for a BO that must stay in VRAM."""
+        """Let another device in: it reads system memory, or VRAM that may go there, since no
+        card reaches another one's VRAM here (kernel: ``xe_dma_buf_attach`` without PCI
+        peer-to-peer).  ``EOPNOTSUPP`` for a BO that must stay in VRAM.
+
+        Importers are told of moves, so nothing is pinned; the pages go to system memory when
+        an importer first maps them (see `xedev.xe.xe_bo.xe_bo_validate`).
+        """
         if not as_xe_bo(dma_buf.priv).has_system:  # type: ignore[arg-type]
             raise KernelError(errno.EOPNOTSUPP, "the BO may not live in system memory")
 
@@ -87,4 +92,6 @@ def xe_gem_prime_import(xe: XeDevice, dma_buf: DmaBuf) -> DrmGemObject:
         return bo
     dma_buf.ops.attach(dma_buf, xe)
     dma_buf.get()
-    return xe_bo_create_foreign(xe, dma_buf)
+    is_xe = dma_buf.ops is XE_DMABUF_OPS
+    exporter = as_xe_bo(dma_buf.priv) if is_xe else None  # type: ignore[arg-type]
+    return xe_bo_create_foreign(xe, dma_buf, exporter)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from uapi import xe_drm
 from xedev.drm.drm_gem import drm_gem_object_lookup
 from xedev.drm.drm_gpuvm import DrmGpuva, DrmGpuvm, Unmap
-from xedev.drm.ttm import MemType, OperationCtx, Place
+from xedev.drm.ttm import MemType
 from xedev.kernel.caller import Caller
 from xedev.kernel.errors import KernelError
 from xedev.kernel.idr import Idr
@@ -25,6 +25,8 @@ from xedev.xe.xe_bo import (
     XeMadvPurgeableState,
     as_xe_bo,
     purgeable_gate,
+    xe_bo_migrate,
+    xe_bo_resvs,
     xe_bo_validate,
 )
 from xedev.xe.xe_pat import CohMode
@@ -797,17 +799,16 @@ def _vm_bind_ioctl_ops_execute(xe: XeDevice, vm: XeVm, ops: list[BindOp], caller
 def _resvs_of(vm: XeVm, ops: list[BindOp]) -> list[Mutex]:
     """The reservations of the VM and of all external BOs whose VMAs an op may make or end
     (kernel: ``struct drm_exec``).  Private BOs share the VM's."""
-    external: dict[int, Mutex] = {}
+    external = []
     for op in ops:
         if op.bo is not None and op.bo.vm is None:
-            external[op.bo.id] = op.bo.resv
+            external.append(op.bo)
         if op.range:
             for vma in vm.gpuvm.find_range(op.addr, op.end):
                 bo = vma.bo
                 if bo is not None and bo.vm is None:
-                    external[bo.id] = bo.resv
-    # Always in the order of the BOs' ids, so that two binds cannot wait for each other.
-    return [vm.resv, *[external[key] for key in sorted(external)]]
+                    external.append(bo)
+    return [vm.resv, *xe_bo_resvs(external)]
 
 
 def _op_map(job: XeVmaJob, op: BindOp) -> None:
@@ -888,21 +889,7 @@ def _prefetch(job: XeVmaJob, vmas: list[XeVma], region: int) -> None:
             continue
         purgeable_gate(bo)
         if region != CONSULT_PREF_LOC:
-            _migrate(job, bo, region)
-
-
-def _migrate(job: XeVmaJob, bo: XeBo, region: int) -> None:
-    """Move a BO to a region of its own list (kernel: ``xe_bo_migrate``)."""
-    target = MemType.TT if region == 0 else MemType(MemType.VRAM0 + region - 1)
-    if bo.mem_type == target:
-        return
-    if bo.pin_count:
-        raise KernelError(errno.EBUSY, "the BO is pinned")
-    if not any(place.mem_type is target for place in bo.places):
-        raise KernelError(errno.EINVAL, f"region {region} is not among the BO's places")
-    allow = job.op_count == 1 and job.vm.allows_resident_eviction()
-    ctx = OperationCtx(resv=job.vm.resv, allow_res_evict=allow)
-    bo.xe.ttm.validate(bo, (Place(target),), ctx)
+            xe_bo_migrate(bo, MemType.TT if region == 0 else MemType(MemType.VRAM0 + region - 1))
 
 
 _OPS: dict[int, Callable[[XeVmaJob, BindOp], None]] = {

@@ -11,7 +11,7 @@ from xedev.drm.drm_file import DrmFile
 from xedev.kernel.caller import Caller
 from xedev.kernel.errors import KernelError
 from xedev.kernel.locking import Mutex
-from xedev.xe.xe_bo import DONTNEED, WILLNEED, XeBo
+from xedev.xe.xe_bo import DONTNEED, WILLNEED, XeBo, xe_bo_resvs
 from xedev.xe.xe_pat import CohMode
 from xedev.xe.xe_vm import (
     PAGE_MASK,
@@ -93,7 +93,7 @@ def _madvise(xe: XeDevice, vm: XeVm, args: Args, kind: int, caller: Caller) -> b
 
 
 def _lock_bos(vmas: list[XeVma]) -> list[Mutex]:
-    """Lock every BO of the range, each reservation once, in the order of the BOs' ids."""
+    """Lock every BO of the range, each reservation once."""
     if len(vmas) == 1:
         bo = vmas[0].bo
         if bo is None:
@@ -101,7 +101,7 @@ def _lock_bos(vmas: list[XeVma]) -> list[Mutex]:
         bo.resv.lock()
         return [bo.resv]
     private: dict[Mutex, None] = {}
-    external: dict[int, Mutex] = {}
+    external = []
     for vma in vmas:
         bo = vma.bo
         if bo is None:
@@ -109,8 +109,8 @@ def _lock_bos(vmas: list[XeVma]) -> list[Mutex]:
         if bo.vm is not None:
             private[bo.resv] = None
         else:
-            external[bo.id] = bo.resv
-    resvs = [*private, *(external[key] for key in sorted(external))]
+            external.append(bo)
+    resvs = [*private, *xe_bo_resvs(external)]
     for resv in resvs:
         resv.lock()
     return resvs
