@@ -16,6 +16,7 @@ import argparse
 import errno
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -25,8 +26,10 @@ from uapi import xe_drm, xe_mock
 from xedev.client import Device, IoctlError
 from xedev.client.control import ControlFiles, Controls, LocalControls, TraceReader
 from xedev.client.ioctls import Call
+from xedev.client.mapping import Mapping
 from xedev.client.xe_ioctl import (
     xe_bo_create,
+    xe_bo_map,
     xe_vm_bind_sync,
     xe_vm_create,
     xe_vm_destroy,
@@ -39,6 +42,9 @@ ADDRESS = 0x1A0000
 OTHER_ADDRESS = 0x2A0000
 WILLNEED = xe_drm.DRM_XE_VMA_PURGEABLE_STATE_WILLNEED
 DONTNEED = xe_drm.DRM_XE_VMA_PURGEABLE_STATE_DONTNEED
+
+CONTENTS = b"something that could be computed again"
+READINGS = {0: "the line is there", -signal.SIGBUS: "SIGBUS"}
 
 STATE_NAMES = {
     xe_mock.XE_MOCK_BO_WILLNEED: "WILLNEED",
@@ -80,6 +86,7 @@ class Story:
         self.counts = json.loads(controls.read("state"))["devices"][0]["purgeability"] != "walk"
         self.bo = 0
         self.vm = 0
+        self.mapping: Mapping | None = None
         self._calls: list[Call] = []
         self._number = 0
 
@@ -146,6 +153,29 @@ class Story:
         """Make a GPU address space."""
         self.vm = xe_vm_create(self.device)
 
+    def store(self) -> None:
+        """Map it for the CPU, and store a line."""
+        self.mapping = xe_bo_map(self.device, self.bo, self.size)
+        self.mapping.write(0, CONTENTS)
+
+    def read(self) -> int | None:
+        """Read the line, in a child: who touches pages that are gone dies of SIGBUS."""
+        child = os.fork()
+        if not child:
+            signal.signal(signal.SIGBUS, signal.SIG_DFL)
+            assert self.mapping is not None
+            os._exit(0 if self.mapping.read(0, len(CONTENTS)) == CONTENTS else 1)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print(f"   reading the mapping: {READINGS.get(status, status)}")
+        if status != (-signal.SIGBUS if self._state() == "PURGED" else 0):
+            raise Surprise(f"reading the mapping ended with {status}")
+        return None
+
+    def _state(self) -> str:
+        state = STATE_NAMES[self.device.bo_info(self.bo).state]
+        self._calls.clear()
+        return state
+
     def bind(self, address: int = ADDRESS) -> None:
         """Map the BO."""
         xe_vm_bind_sync(self.device, self.vm, self.bo, 0, address, self.size)
@@ -167,6 +197,8 @@ class Story:
 
     def close(self) -> None:
         """Give everything back."""
+        if self.mapping is not None:
+            self.mapping.close()
         self.device.gem_close(self.bo)
         self.bo = 0
         xe_vm_destroy(self.device, self.vm)
@@ -181,6 +213,7 @@ def tell(story: Story) -> None:
         story.create,
         Seen("WILLNEED", 0, 0),
     )
+    story.step("Map it for the CPU and store a line.", story.store, Seen("WILLNEED", 0, 0))
     story.step("Create a GPU address space.", story.vm_create, Seen("WILLNEED", 0, 0))
     story.step(
         "Bind: a mapping (VMA) that needs the contents holds the buffer in WILLNEED.",
@@ -192,11 +225,13 @@ def tell(story: Story) -> None:
         lambda: story.advise(DONTNEED),
         Seen("DONTNEED", 1, 0, retained=1),
     )
+    story.step("Nothing is lost yet.", story.read, Seen("DONTNEED", 1, 0))
     story.step(
         f"Memory gets short ({by}): the driver takes the pages instead of saving them.",
         lambda: story.pressure(by),
         Seen("PURGED", 1, 0),
     )
+    story.step("Now there is nothing to read.", story.read, Seen("PURGED", 1, 0))
     story.step(
         "Advise WILLNEED: too late, the contents are lost (retained=0) and stay so.",
         lambda: story.advise(WILLNEED),

@@ -74,17 +74,23 @@ def test_purgeable(node: str) -> None:
     assert looks(ran.stdout) == [
         "- WILLNEED 0/0",
         "- WILLNEED 0/0",
+        "- WILLNEED 0/0",
         "- WILLNEED 1/1",
         "1 DONTNEED 1/0",
+        "- DONTNEED 1/0",
+        "- PURGED 1/0",
         "- PURGED 1/0",
         "0 PURGED 1/0",
         "- PURGED 1/0",
         "- PURGED 0/0",
         "- - -/-",
     ]
+    readings = re.findall(r"^   reading the mapping: (.*)$", ran.stdout, re.M)
+    assert readings == ["the line is there", "SIGBUS"]
     ioctls = re.findall(r"^   (DRM_IOCTL_\w+) = (.*)$", ran.stdout, re.M)
     assert [name.removeprefix("DRM_IOCTL_").removeprefix("XE_") for name, _ in ioctls] == [
         "GEM_CREATE",
+        "GEM_MMAP_OFFSET",
         "VM_CREATE",
         "VM_BIND",
         "MADVISE",
