@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from uapi import xe_drm
+from uapi import drm, xe_drm, xe_mock
 from uapi.base import Struct
 from xedev.kernel.caller import Caller
+from xedev.kernel.errors import KernelError
 from xedev.kernel.files import File
 from xedev.kernel.user_memory import UserMemory
+from xedev.xe.xe_bo import XeBo
 from xedev.xe.xe_device import XeConfig, XeDevice
 
-__all__ = ("PAGE", "Client", "fill_map", "make_device")
+__all__ = ("PAGE", "SYSTEM", "VRAM", "Client", "fill_map", "make_device")
 
 PAGE = 4096
+SYSTEM, VRAM = 1, 2
+"""Placement masks."""
 _WRITE_BACK = 2  # row of the page attribute table
 _OPS_AT_ONCE = 1000
 _NODE = "renderD128"
@@ -46,19 +51,26 @@ class _Self(Caller):
     def fget(self, fd: int) -> File | None:
         return None
 
+    def dup_fd(self, fd: int) -> int:
+        raise KernelError(errno.EBADF, "the measurements pass no descriptors")
+
+    def sees_our_proc(self) -> bool:
+        return True
+
     def interrupted(self) -> bool:
         return False
 
 
-def make_device(purgeability: str = "counters") -> XeDevice:
-    """A device of the default kind."""
-    return XeDevice(XeConfig(purgeability=purgeability))
+def make_device(purgeability: str = "counters", vram: int | None = None) -> XeDevice:
+    """A device of the default kind; ``vram`` in bytes."""
+    return XeDevice(XeConfig(purgeability=purgeability, vram=vram))
 
 
 class Client:
     """An open DRM file, and the few requests that the measurements need."""
 
     def __init__(self, device: XeDevice) -> None:
+        self._device = device
         self._caller = _Self()
         self._kept: list[object] = []
         minor = next(minor for minor in device.minors if minor.name == _NODE)
@@ -90,13 +102,40 @@ class Client:
         self.call(xe_drm.DRM_IOCTL_XE_VM_CREATE, arg)
         return arg.vm_id
 
-    def create_bo(self, size: int) -> int:
-        """The handle of a new BO in VRAM; ``size`` in bytes."""
+    def create_bo(self, size: int, placement: int = VRAM, *, vm: int = 0, flags: int = 0) -> int:
+        """The handle of a new BO; ``size`` in bytes, ``vm`` if it is private to one."""
         arg = xe_drm.drm_xe_gem_create(
-            size=size, placement=2, cpu_caching=xe_drm.DRM_XE_GEM_CPU_CACHING_WC
+            size=size,
+            placement=placement,
+            cpu_caching=xe_drm.DRM_XE_GEM_CPU_CACHING_WC,
+            vm_id=vm,
+            flags=flags,
         )
         self.call(xe_drm.DRM_IOCTL_XE_GEM_CREATE, arg)
         return arg.handle
+
+    def close_bo(self, handle: int) -> None:
+        """Close a handle."""
+        self.call(drm.DRM_IOCTL_GEM_CLOSE, drm.drm_gem_close(handle=handle))
+
+    def find_bo(self, handle: int) -> XeBo:
+        """The driver's own object of a handle."""
+        info = xe_mock.xe_mock_bo_info(handle=handle)
+        self.call(xe_mock.XE_MOCK_IOCTL_BO_INFO, info)
+        return self._device.bos[info.id]
+
+    def pressing(self, command: str) -> Callable[[], str]:
+        """A call that writes to the control file ``pressure`` and returns the answer."""
+        write = self._device.debugfs["pressure"].write
+        assert write is not None
+        return partial(write, command, self._caller)
+
+    def bind_bo(self, vm: int, bo: int, size: int, address: int) -> None:
+        """Map ``size`` bytes of a BO, from its first on."""
+        arg = xe_drm.drm_xe_vm_bind(vm_id=vm, num_binds=1)
+        fill_map(arg.bind, bo, address, size)
+        arg.bind.obj_offset = 0
+        self.call(xe_drm.DRM_IOCTL_XE_VM_BIND, arg)
 
     def bind_pages(self, vm: int, bo: int, first: int, count: int) -> None:
         """Map ``count`` pages of a BO, each by a VMA of its own, at the addresses that are

@@ -12,7 +12,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from benchmarks import growth, handlers, memory, mounted, stall
+from benchmarks import growth, handlers, live, mapping, memory, mounted, reclaim, stall
 from benchmarks.progress import say
 from benchmarks.report import Line, Report, machine, skipped
 from benchmarks.scale import SCALES, Scale
@@ -37,11 +37,14 @@ class _Group:
 
 def _groups() -> list[_Group]:
     alone = [
-        _Group({name: growth.WHATS[name]}, partial(_grow, name), fresh_process=True)
-        for name in growth.WHATS
+        _Group(_only(whats, name), partial(measure, name), fresh_process=True)
+        for whats, measure in ((growth.WHATS, _grow), (reclaim.WHATS, _reclaim))
+        for name in whats
     ]
     return [
         _Group(mounted.WHATS, mounted.measure),
+        _Group(mapping.WHATS, mapping.measure),
+        _Group(live.WHATS, live.measure),
         _Group(handlers.WHATS, handlers.measure, fresh_process=True),
         *alone,
         _Group(_only(memory.WHATS, "memory/vma"), _weigh, fresh_process=True),
@@ -56,6 +59,10 @@ def _only(whats: dict[str, str], name: str) -> dict[str, str]:
 
 def _grow(name: str, _names: frozenset[str], scale: Scale) -> list[Line]:
     return growth.measure(name, scale)
+
+
+def _reclaim(name: str, _names: frozenset[str], scale: Scale) -> list[Line]:
+    return reclaim.measure(name, scale)
 
 
 def _weigh(_names: frozenset[str], scale: Scale) -> list[Line]:
@@ -107,7 +114,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="store_const",
         const="quick",
         default="full",
-        help="fewer calls and smaller sizes: under a minute",
+        help="fewer calls and smaller sizes: about a minute",
     )
     parser.add_argument("--scale", choices=tuple(SCALES), help=argparse.SUPPRESS)
     parser.add_argument(

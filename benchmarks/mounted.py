@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 from benchmarks import servers
+from benchmarks.pairs import Round, compared
 from benchmarks.progress import say
 from benchmarks.report import Line
 from benchmarks.scale import Scale
@@ -51,16 +51,12 @@ def measure(names: frozenset[str], scale: Scale) -> list[Line]:
     pairs = {name: pair for name, pair in _PAIRS.items() if name in names}
     cpu = last_cpu()
     with (
-        servers.tools() as programs,
+        servers.tools("client", "floor") as programs,
         servers.floor(programs, cpu) as floor_node,
         servers.mock(cpu) as nodes,
     ):
         rounds = _rounds(programs, floor_node, nodes, pairs, scale, cpu)
     return list(_lines(pairs, rounds, f"{scale.rounds} x {scale.client_calls}"))
-
-
-_Round = tuple[Summary, Summary]
-"""Floor and mock, one right after the other."""
 
 
 def _rounds(
@@ -70,12 +66,12 @@ def _rounds(
     pairs: dict[str, _Pair],
     scale: Scale,
     cpu: int,
-) -> dict[str, list[_Round]]:
+) -> dict[str, list[Round]]:
     def run(node: str, kind: str) -> Summary:
         client = servers.start_client(programs, node, kind, scale.client_calls, cpu)
         return servers.summary_of(client)
 
-    rounds: dict[str, list[_Round]] = {name: [] for name in pairs}
+    rounds: dict[str, list[Round]] = {name: [] for name in pairs}
     for number in range(scale.rounds):
         say(f"mounted: round {number + 1} of {scale.rounds}")
         for name, pair in pairs.items():
@@ -85,7 +81,7 @@ def _rounds(
 
 
 def _lines(
-    pairs: dict[str, _Pair], rounds: dict[str, list[_Round]], iterations: str
+    pairs: dict[str, _Pair], rounds: dict[str, list[Round]], iterations: str
 ) -> Iterator[Line]:
     for kind, what in _FLOORS.items():
         floors = [
@@ -102,23 +98,5 @@ def _lines(
                 iterations=iterations,
             )
     for name, pair in pairs.items():
-        yield _line(name, pair, rounds[name], iterations)
-
-
-def _line(name: str, pair: _Pair, rounds: Sequence[_Round], iterations: str) -> Line:
-    under = combine([floor for floor, _ in rounds])
-    cost = combine([mock for _, mock in rounds])
-    return Line(
-        name,
-        pair.what,
-        median=cost.median,
-        p99=cost.p99,
-        worst=cost.worst,
-        # Of each round its own ratio: a disturbance that outlasts a round hits both alike.
-        ratio=median(mock.median / floor.median for floor, mock in rounds),
-        ratio_p99=median(mock.p99 / floor.p99 for floor, mock in rounds),
-        ratio_worst=cost.worst / under.worst,
-        ratio_to=_FLOORS[pair.floor_kind],
-        goal=pair.goal,
-        iterations=iterations,
-    )
+        to = _FLOORS[pair.floor_kind]
+        yield compared(name, pair.what, rounds[name], to, pair.goal, iterations)

@@ -30,6 +30,22 @@ class Scale:
     """VMAs that the daemon holds while a client looks for stalls."""
     stall_calls: int
     """Calls of that client."""
+    mappings: int
+    """Mappings that are set up in one round."""
+    purges: int
+    """BOs that are purged under a mapping in one round."""
+    copies: int
+    """Copies of a whole mapping in one round."""
+    live_bos: tuple[int, int]
+    """Few and many BOs, beside which others come and go."""
+    evict_sizes: tuple[int, int]
+    """A small and a large BO to evict, bytes."""
+    pick_bos: tuple[int, int]
+    """Few and many BOs among which a victim is chosen."""
+    passed_over: tuple[int, int]
+    """Few and many BOs that are looked at in vain before a victim is found."""
+    reclaims: int
+    """Victims in one round."""
 
 
 FULL = Scale(
@@ -43,6 +59,14 @@ FULL = Scale(
     memory_vmas=1_000_000,
     stall_vmas=100_000,
     stall_calls=50_000,
+    mappings=2_000,
+    purges=500,
+    copies=20,
+    live_bos=(10, 50_000),
+    evict_sizes=(1 << 20, 64 << 20),
+    pick_bos=(100, 50_000),
+    passed_over=(1_000, 50_000),
+    reclaims=2_000,
 )
 
 QUICK = Scale(
@@ -56,6 +80,14 @@ QUICK = Scale(
     memory_vmas=100_000,
     stall_vmas=100_000,
     stall_calls=20_000,
+    mappings=300,
+    purges=100,
+    copies=5,
+    live_bos=(10, 20_000),
+    evict_sizes=(1 << 20, 64 << 20),
+    pick_bos=(100, 20_000),
+    passed_over=(1_000, 10_000),
+    reclaims=500,
 )
 
 TINY = Scale(
@@ -69,6 +101,14 @@ TINY = Scale(
     memory_vmas=500,
     stall_vmas=500,
     stall_calls=20,
+    mappings=5,
+    purges=2,
+    copies=1,
+    live_bos=(1, 20),
+    evict_sizes=(1 << 20, 2 << 20),
+    pick_bos=(3, 100),
+    passed_over=(10, 200),
+    reclaims=5,
 )
 
 SCALES = {scale.name: scale for scale in (FULL, QUICK, TINY)}

@@ -1,4 +1,4 @@
-"""The two servers that are compared, and the C client that times calls to them."""
+"""The servers that are compared, and the C programs that time what they do."""
 
 from __future__ import annotations
 
@@ -13,12 +13,21 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import uapi
 from benchmarks.timing import Summary, pinned
 from xedev.node.daemon import probe
 from xedev.node.mounts import canonical, find_mount, unmount_lazily
 from xedev.node.tree import NODE_DIR
 
-__all__ = ("Unavailable", "floor", "mock", "start_client", "summary_of", "tools")
+__all__ = (
+    "Unavailable",
+    "floor",
+    "mock",
+    "start_client",
+    "start_memory",
+    "summary_of",
+    "tools",
+)
 
 _SOURCES = Path(__file__).with_name("floor")
 _ROOT = Path(__file__).parent.parent
@@ -33,16 +42,25 @@ class Unavailable(Exception):
 
 
 @contextmanager
-def tools() -> Iterator[Path]:
-    """A directory with the programs ``floor`` and ``client``; `Unavailable`."""
+def tools(*names: str) -> Iterator[Path]:
+    """A directory with the programs ``names`` of `_PROGRAMS`; `Unavailable`."""
     reason = probe()
     if reason:
         raise Unavailable(reason)
     with tempfile.TemporaryDirectory(prefix="xe-mock-bench-") as name:
         directory = Path(name)
-        _compile(directory / "client", [])
-        _compile(directory / "floor", _libfuse_flags())
+        for program in names:
+            _compile(directory / program, _PROGRAMS[program]())
         yield directory
+
+
+def _no_flags() -> list[str]:
+    return []
+
+
+def _header_flags() -> list[str]:
+    """For ``xe_mock.h``."""
+    return [flag for directory in uapi.__path__ for flag in ("-I", directory)]
 
 
 def _libfuse_flags() -> list[str]:
@@ -52,6 +70,9 @@ def _libfuse_flags() -> list[str]:
     if ran.returncode:
         raise Unavailable("there is no libfuse2 to compile with (apt install libfuse-dev)")
     return ran.stdout.split()
+
+
+_PROGRAMS = {"client": _no_flags, "memory": _header_flags, "floor": _libfuse_flags}
 
 
 def _compile(program: Path, flags: list[str]) -> None:
@@ -142,24 +163,35 @@ def _on(cpu: int | None) -> Iterator[None]:
         yield
 
 
-# ---- the client ------------------------------------------------------------------------------
+# ---- the clients -----------------------------------------------------------------------------
 
 
 def start_client(
-    programs: Path, node: str, kind: str, calls: int, cpu: int | None
+    programs: Path, node: str, kind: str, calls: int, cpu: int | None, live: int = 0
 ) -> subprocess.Popen[str]:
-    """Let the C client time ``calls`` requests of a kind."""
-    where = "-1" if cpu is None else str(cpu)
+    """Let the C client time ``calls`` requests of a kind, while it has ``live`` other BOs."""
+    return _start(programs / "client", node, kind, str(calls), _cpu(cpu), str(live))
+
+
+def start_memory(
+    programs: Path, node: str | None, kind: str, size: int, calls: int, cpu: int | None
+) -> subprocess.Popen[str]:
+    """Let the C program time what is done with ``size`` bytes of a BO, or of a memfd."""
+    return _start(programs / "memory", node or "-", kind, str(size), str(calls), _cpu(cpu))
+
+
+def _cpu(cpu: int | None) -> str:
+    return "-1" if cpu is None else str(cpu)
+
+
+def _start(program: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [programs / "client", node, kind, str(calls), where],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        [program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
 def summary_of(client: subprocess.Popen[str]) -> Summary:
-    """What the client found."""
+    """What a C program found."""
     output, errors = client.communicate()
     if client.returncode:
         raise AssertionError(errors.strip())

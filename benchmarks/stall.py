@@ -54,7 +54,7 @@ def measure(names: frozenset[str], scale: Scale) -> list[Line]:
     """The lines called ``names``; `servers.Unavailable`."""
     found: dict[str, Summary] = {}
     # Not pinned: with a processor for each, the daemon is all there is to wait for.
-    with servers.tools() as programs, servers.mock(None) as nodes:
+    with servers.tools("client") as programs, servers.mock(None) as nodes:
         node = os.path.join(nodes, _NODE)
 
         def start(name: str) -> subprocess.Popen[str]:

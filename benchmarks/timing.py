@@ -13,6 +13,8 @@ from typing import Any
 
 __all__ = ("Summary", "combine", "last_cpu", "pinned", "summarize", "time_calls", "tuned_gc")
 
+_WARM_UP = 100  # calls, at most
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -39,16 +41,28 @@ def combine(rounds: Sequence[Summary]) -> Summary:
     )
 
 
-def time_calls(step: Callable[[], Any], count: int) -> Summary:
-    """Time ``count`` calls one by one, after a few that do not count."""
-    for _ in range(min(count, 100)):
+def time_calls(
+    step: Callable[[], Any], count: int, after: Callable[[], Any] | None = None
+) -> Summary:
+    """Time ``count`` calls one by one, after a few that do not count.
+
+    ``after`` is called after each of them, outside of the time.
+    """
+    clean_up = after or _nothing
+    for _ in range(min(count, _WARM_UP)):
         step()
+        clean_up()
     samples = []
     for _ in range(count):
         start = perf_counter_ns()
         step()
         samples.append(perf_counter_ns() - start)
+        clean_up()
     return summarize(samples)
+
+
+def _nothing() -> None:
+    """Nothing has to be cleaned up."""
 
 
 @contextmanager

@@ -37,7 +37,7 @@ extern "C" {
 /* Hidden directory beside the device nodes where tokens are opened, by eight hex digits. */
 #define XE_MOCK_FD_DIR		".xe-mock-fd"
 /* Room for a path in an argument, bytes, with the NUL at its end. */
-#define XE_MOCK_PATH_MAX	128
+#define XE_MOCK_PATH_MAX	512
 
 /* xe_mock_bo_info.state */
 #define XE_MOCK_BO_WILLNEED	0

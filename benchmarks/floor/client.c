@@ -3,25 +3,25 @@
  * Times one kind of request against a node, call by call.
  *
  *   cc -O2 -o client client.c
- *   ./client PATH KIND COUNT CPU      (CPU -1: not pinned)
+ *   ./client PATH KIND COUNT CPU [LIVE]      (CPU -1: not pinned)
  *
+ * With LIVE, so many BOs of a page each exist meanwhile, with handles of the same open file.
  * Kinds that end in 64 work with any server that takes 64-byte blocks, the others with the mock.
  * Prints one line of JSON, times in nanoseconds.
  */
 #define _GNU_SOURCE
+#define PROGRAM "client"
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/prctl.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "requests.h"
+#include "samples.h"
 
 #define BLOCK_SIZE 64 /* bytes */
 #define WARM_UP 2000  /* calls that are not counted */
@@ -87,20 +87,26 @@ static int step_version_frame(int fd)
 
 #define BO_SIZE 0x10000		/* bytes */
 #define BO_ADDRESS 0x100000	/* in the VM */
+#define PAGE 0x1000		/* bytes */
 
 static struct vm_bind_request map_bo, unmap_bo;
 static struct madvise_request advice;
 static uint32_t retained;
 
+static int step_gem_pair(int fd)
+{
+	uint32_t handle = create_bo(fd, BO_SIZE);
+
+	return handle ? close_bo(fd, handle) : -1;
+}
+
 /* A BO and a VM to bind it in. */
 static int prepare_bind(int fd)
 {
-	struct gem_create_request bo = {
-		.size = BO_SIZE, .placement = PLACEMENT_VRAM, .cpu_caching = CACHING_WC,
-	};
 	struct vm_create_request vm = { 0 };
+	uint32_t bo = create_bo(fd, BO_SIZE);
 
-	if (ioctl(fd, GEM_CREATE_IOCTL, &bo) < 0 || ioctl(fd, VM_CREATE_IOCTL, &vm) < 0)
+	if (!bo || ioctl(fd, VM_CREATE_IOCTL, &vm) < 0)
 		return -1;
 	map_bo = (struct vm_bind_request){
 		.vm_id = vm.vm_id, .num_binds = 1,
@@ -108,7 +114,7 @@ static int prepare_bind(int fd)
 	};
 	unmap_bo = map_bo;
 	map_bo.bind.op = BIND_OP_MAP;
-	map_bo.bind.obj = bo.handle;
+	map_bo.bind.obj = bo;
 	unmap_bo.bind.op = BIND_OP_UNMAP;
 	return 0;
 }
@@ -149,6 +155,7 @@ static const struct kind kinds[] = {
 	{ "version_null", NULL, step_version_null },
 	{ "version_strings", NULL, step_version_strings },
 	{ "version_frame", NULL, step_version_frame },
+	{ "gem_pair", NULL, step_gem_pair },
 	{ "bind_pair", prepare_bind, step_bind_pair },
 	{ "madvise", prepare_madvise, step_madvise },
 };
@@ -161,55 +168,36 @@ static const struct kind *find_kind(const char *name)
 	return NULL;
 }
 
-static void die(const char *what)
-{
-	fprintf(stderr, "client: %s: %s\n", what, strerror(errno));
-	exit(1);
-}
-
-static int64_t now(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
-}
-
-static void pin(int cpu)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(cpu, &set);
-	if (sched_setaffinity(0, sizeof(set), &set))
-		die("sched_setaffinity");
-}
-
 static void step(const struct kind *kind, int fd)
 {
 	if (kind->step(fd))
 		die(kind->name);
 }
 
-static int by_size(const void *a, const void *b)
+/* Their handles; at the end they go one by one, so that the close has nothing left to do. */
+static uint32_t *create_bos(int fd, long count)
 {
-	int64_t left = *(const int64_t *)a, right = *(const int64_t *)b;
+	uint32_t *handles = calloc(count + 1, sizeof(*handles));
 
-	return (left > right) - (left < right);
+	if (!handles)
+		die("calloc");
+	for (long i = 0; i < count; i++)
+		if (!(handles[i] = create_bo(fd, PAGE)))
+			die("GEM_CREATE");
+	return handles;
 }
 
-static void print_summary(const char *name, int64_t *samples, size_t count)
+static void close_bos(int fd, const uint32_t *handles, long count)
 {
-	qsort(samples, count, sizeof(*samples), by_size);
-	printf("{\"kind\": \"%s\", \"count\": %zu, \"median\": %lld, \"p99\": %lld, \"worst\": %lld}\n",
-	       name, count, (long long)samples[count / 2], (long long)samples[count * 99 / 100],
-	       (long long)samples[count - 1]);
+	for (long i = 0; i < count; i++)
+		if (close_bo(fd, handles[i]))
+			die("GEM_CLOSE");
 }
 
 int main(int argc, char **argv)
 {
-	if (argc != 5) {
-		fprintf(stderr, "usage: client PATH KIND COUNT CPU\nkinds:");
+	if (argc != 5 && argc != 6) {
+		fprintf(stderr, "usage: client PATH KIND COUNT CPU [LIVE]\nkinds:");
 		for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
 			fprintf(stderr, " %s", kinds[i].name);
 		fprintf(stderr, "\n");
@@ -218,21 +206,19 @@ int main(int argc, char **argv)
 	const struct kind *kind = find_kind(argv[2]);
 	long count = atol(argv[3]);
 	int cpu = atoi(argv[4]);
+	long live = argc > 5 ? atol(argv[5]) : 0;
 
-	if (!kind || count < 1) {
-		fprintf(stderr, "client: no such kind, or no positive count\n");
+	if (!kind || count < 1 || live < 0) {
+		fprintf(stderr, "client: no such kind, or no such count\n");
 		return 2;
 	}
-	if (cpu >= 0)
-		pin(cpu);
-	/* The mock reads and writes our memory, which Yama may reserve to tracers. */
-	prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0);
+	pin(cpu);
+	allow_memory_access();
 	int fd = open(argv[1], O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		die(argv[1]);
-	int64_t *samples = calloc(count, sizeof(*samples));
-	if (!samples)
-		die("calloc");
+	int64_t *samples = new_samples(count);
+	uint32_t *handles = create_bos(fd, live);
 	if (kind->prepare && kind->prepare(fd))
 		die(kind->name);
 	for (int i = 0; i < WARM_UP; i++)
@@ -243,6 +229,7 @@ int main(int argc, char **argv)
 		step(kind, fd);
 		samples[i] = now() - start;
 	}
+	close_bos(fd, handles, live);
 	print_summary(kind->name, samples, count);
 	return 0;
 }

@@ -374,16 +374,6 @@ def test_others_are_always_evicted(memory: Memory, vm_flags: int) -> None:
     assert memory.places(other, mine) == ["gtt", "vram0"]
 
 
-def test_a_shared_bo_is_nobodys_own(memory: Memory) -> None:
-    """Only BOs under the VM's reservation are spared."""
-    vm = memory.device.vm_create(PREEMPT)
-    shared = memory.create(VRAM_PAGES, VRAM)
-    memory.bind(shared, vm=vm)
-    mine = memory.create(2, VRAM, DEFERRED, vm=vm)
-    memory.bind(mine, vm=vm)
-    assert memory.places(shared, mine) == ["gtt", "vram0"]
-
-
 def test_a_bind_does_not_evict_what_it_binds(memory: Memory) -> None:
     one = memory.create(VRAM_PAGES, VRAM)
     two = memory.create(2, VRAM, DEFERRED)

@@ -268,6 +268,89 @@ def test_sharing_both_ways_at_once(
     assert bos(near) == bos(far) == []
 
 
+def places(target: Target[Any]) -> list[str]:
+    return [bo["placement"] for bo in target.state()["bos"]]
+
+
+def bind(device: Device, *handles: int) -> int:
+    """Map BOs one after the other in a new VM, in one call."""
+    vm = device.vm_create()
+    device.vm_bind(vm, [op_map(h, 0, ADDRESS + i * SIZE, SIZE) for i, h in enumerate(handles)])
+    return vm
+
+
+def test_pages_leave_vram_when_the_other_card_maps_them(cards: Targets) -> None:
+    near, far = cards
+    exporter, importer = far.device(), near.device()
+    theirs, fd, ours = shared(exporter, importer, VRAM | SYSTEM)
+    assert (places(far), places(near)) == (["vram0"], ["system"])
+    bind(importer, ours)
+    assert (places(far), places(near)) == (["gtt"], ["gtt"])
+    assert [used(card)["gtt"] for card in cards] == [SIZE, SIZE]
+    # At its next use there it goes home, and the other card has to map it anew.
+    bind(exporter, theirs)
+    assert (places(far), places(near)) == (["vram0"], ["system"])
+    assert [used(card)["gtt"] for card in cards] == [0, 0]
+    bind(importer, ours)
+    assert (places(far), places(near)) == (["gtt"], ["gtt"])
+    exporter.close_fd(fd)
+
+
+def test_eviction_of_the_exporter_is_told(cards: Targets) -> None:
+    near, far = cards
+    exporter, importer = far.device(), near.device()
+    _, fd, ours = shared(exporter, importer)
+    bind(importer, ours)
+    big = exporter.gem_create(64 << 20, VRAM | SYSTEM)
+    assert places(near) == ["gtt"], "nothing of ours has moved"
+    exporter.gem_close(big)
+    exporter.close_fd(fd)
+
+
+def test_the_exporter_has_no_memory_for_others(cards: Targets) -> None:
+    near, far = cards
+    exporter, importer = far.device(), near.device()
+    _, fd, ours = shared(exporter, importer, VRAM | SYSTEM)
+    exporter.gem_create(256 << 20, SYSTEM)
+    refused(errno.ENOMEM, lambda: bind(importer, ours))
+    assert (places(far)[0], places(near)) == ("vram0", ["system"])
+    assert used(near)["gtt"] == 0
+    exporter.close_fd(fd)
+
+
+def test_two_imports_of_one_bo_in_one_bind(cards: Targets) -> None:
+    """Each file of the importing card has an object of its own; their reservation is one."""
+    near, far = cards
+    exporter, importer = far.device(), near.device("card0" if near.name != "frames" else None)
+    _, fd, ours = shared(exporter, importer)
+    second = near.device()
+    again = second.prime_fd_to_handle(fd)
+    third = second.prime_fd_to_handle(fd)
+    assert third == again
+    vm = bind(second, again, again)
+    assert second.madvise_purgeable(vm, ADDRESS, 2 * SIZE, DONTNEED) == 1
+    bind(importer, ours)
+    assert places(near) == ["gtt", "gtt"]
+    assert used(near)["gtt"] == 2 * SIZE
+    exporter.close_fd(fd)
+
+
+def test_an_unplugged_card_is_no_place_for_memory(
+    xe_targets: Callable[..., list[Target[Any]]],
+) -> None:
+    near, far = xe_targets("in-process", 2)
+    one, other = near.device(), far.device()
+    vm = one.vm_create()
+
+    def advise() -> None:
+        fd = other.transport.fileno()
+        one.madvise_preferred_loc(vm, ADDRESS, SIZE, fd, region_instance=1)
+
+    refused(errno.ENOLINK, advise)
+    far.control("unplug", "1")
+    refused(errno.ENODEV, advise)
+
+
 def test_tokens_of_two_cards_do_not_collide(cards: Targets) -> None:
     near, far = cards[0].device(), cards[1].device()
     sizes = {

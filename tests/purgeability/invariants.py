@@ -119,9 +119,7 @@ def _check_memory(xe: XeDevice) -> None:
         assert set(manager.lru) == filed, f"LRU list of {manager.name}"
         unwanted = {bo for bo in filed if bo.populated and bo.is_dontneed()}
         assert set(manager.purgeable) == unwanted, f"purgeable list of {manager.name}"
-    in_system = (bo for bo in xe.bos.values() if bo.mem_type in (MemType.SYSTEM, MemType.TT))
-    pages = sum(bo.system_bytes for bo in in_system if bo.populated)
-    assert xe.ttm.system_used == pages <= xe.ttm.system_budget
+    assert xe.ttm.system_used == used[MemType.SYSTEM] + used[MemType.TT] <= xe.ttm.system_budget
 
 
 def check_nothing_left(xe: XeDevice) -> None:

@@ -191,11 +191,6 @@ class TtmBuffer(DrmGemObject):
         hidden = place.visible and self.visible_bytes < self.size
         return self.mem_type == place.mem_type and not hidden
 
-    @property
-    def system_bytes(self) -> int:
-        """What its pages take of the machine's memory; an importer's are its exporter's."""
-        return 0 if self.import_attach is not None else self.size
-
     def eviction_valuable(self, place: Place, ctx: OperationCtx) -> bool:
         """Whether it may be evicted, and would make room in ``place``
         (kernel: ``ttm_device_funcs.eviction_valuable``)."""
@@ -277,6 +272,17 @@ class TtmDevice:
         """File a new BO under SYSTEM with no pages yet (``DEFER_BACKING``)."""
         with self.lru_lock:
             bo.mem_type = MemType.SYSTEM
+            self._file(bo)
+
+    def unmap_foreign(self, bo: TtmBuffer) -> None:
+        """An import lets go of its exporter's pages; its next validation maps them anew."""
+        with self.lru_lock:
+            if bo.mem_type is None:
+                return  # it ends
+            self._unfile(bo)
+            self._uncharge(bo)
+            bo.mem_type = MemType.SYSTEM
+            bo.populated = False
             self._file(bo)
 
     def forget(self, bo: TtmBuffer) -> None:
@@ -422,12 +428,19 @@ class TtmDevice:
             bo.put()
 
     def _try_place(self, bo: TtmBuffer, place: Place, ctx: OperationCtx, evict: bool) -> bool:
-        if not place.mem_type.is_vram:
-            return self._try_system(bo, place.mem_type, evict)
-        self.managers[place.mem_type].check_possible(bo.size, place.visible)
+        if place.mem_type.is_vram:
+            self.managers[place.mem_type].check_possible(bo.size, place.visible)
+        elif evict and (over := self._system_excess(bo)) > 0:
+            self.shrink(over)
         if self._try_replace(bo, place):
             return True
-        return evict and self._evict_alloc(bo, place, ctx)
+        return evict and place.mem_type.is_vram and self._evict_alloc(bo, place, ctx)
+
+    def _system_excess(self, bo: TtmBuffer) -> int:
+        """Bytes that the budget lacks for a BO's pages."""
+        if bo.populated and bo.mem_type is not None and not bo.mem_type.is_vram:
+            return 0
+        return self.system_used + bo.size - self.system_budget
 
     def _evict_alloc(self, bo: TtmBuffer, place: Place, ctx: OperationCtx) -> bool:
         """Evict one BO after the other, oldest first, until ``bo`` has its place
@@ -449,45 +462,26 @@ class TtmDevice:
             time.sleep(BUSY_WAIT * busy)
 
     def _try_replace(self, bo: TtmBuffer, place: Place) -> bool:
-        """Take a place in VRAM if it has room now."""
+        """Take a place if it has room now."""
         with self.lru_lock:
             if not self.managers[place.mem_type].has_room(bo.size, place.visible):
                 return False
-            returns = bo.populated
-            self._replace(bo, place)
-        if returns:
-            bo.ttm_move_notify(False)
-            bo.ttm_moved(place.mem_type)
-        return True
-
-    def _try_system(self, bo: TtmBuffer, mem_type: MemType, evict: bool) -> bool:
-        if bo.populated and bo.mem_type is not None and not bo.mem_type.is_vram:
-            self._move(bo, mem_type, False)
-            return True
-        over = self._system_excess(bo, mem_type)
-        if over > 0 and evict:
-            self.shrink(over)
-        with self.lru_lock:
-            if self._system_excess(bo, mem_type) > 0:
+            if not place.mem_type.is_vram and self._system_excess(bo) > 0:
                 return False
-            returns = bo.populated
-            self._replace(bo, Place(mem_type))
-        if returns:
+            before = bo.mem_type if bo.populated else None
+            self._replace(bo, place)
+        if before is None:
+            return True
+        if before.is_vram or place.mem_type.is_vram:
             bo.ttm_move_notify(False)
-            bo.ttm_moved(mem_type)
+        bo.ttm_moved(place.mem_type)
         return True
-
-    def _system_excess(self, bo: TtmBuffer, mem_type: MemType) -> int:
-        """Bytes that are missing for the BO's pages, or for its place in the GPU's mappings."""
-        manager = self.managers[mem_type]
-        over = self.system_used + bo.system_bytes - self.system_budget
-        return max(over, manager.used + bo.size - manager.size)
 
     def populate(self, bo: TtmBuffer) -> None:
         """Give a filed BO its pages where it is."""
         if bo.mem_type is None or bo.mem_type.is_vram:
             raise KernelError(errno.EINVAL, "the BO has no place")
-        if not self._try_system(bo, bo.mem_type, True):
+        if not self._try_place(bo, Place(bo.mem_type), OperationCtx(), True):
             raise KernelError(errno.ENOMEM, "no system memory left")
 
     def _move(self, bo: TtmBuffer, target: MemType, visible: bool) -> None:
@@ -502,7 +496,7 @@ class TtmDevice:
         manager = self.managers[place.mem_type]
         bo.visible_bytes = manager.charge(bo.size, place.visible)
         if not place.mem_type.is_vram:
-            self.system_used += bo.system_bytes
+            self.system_used += bo.size
         bo.mem_type = place.mem_type
         bo.populated = True
         self._file(bo)
@@ -533,20 +527,26 @@ class TtmDevice:
             return
         self.managers[bo.mem_type].uncharge(bo.size, bo.visible_bytes)
         if not bo.mem_type.is_vram:
-            self.system_used -= bo.system_bytes
+            self.system_used -= bo.size
 
     def _oldest(self, lru: Iterable[TtmBuffer]) -> Iterator[TtmBuffer]:
-        """An LRU list from its old end, a piece at a time: it changes as victims go."""
+        """An LRU list from its old end, a piece at a time: it changes as victims go.
+
+        Each piece is twice as long as the last one: what is passed over is looked at again for
+        each piece, which would else take a time that grows with its square.
+        """
         seen: set[int] = set()
+        length = LRU_PIECE
         while True:
             with self.lru_lock:
                 unseen = (bo for bo in lru if bo.id not in seen)
-                piece = list(itertools.islice(unseen, LRU_PIECE))
+                piece = list(itertools.islice(unseen, length))
             if not piece:
                 return
             for bo in piece:
                 seen.add(bo.id)
                 yield bo
+            length *= 2
 
     def _evict_one(
         self, bo: TtmBuffer, place: Place, ctx: OperationCtx, result: ShrinkResult

@@ -137,9 +137,7 @@ class XeBo(TtmBuffer):
         self.exporter = exporter
         """The BO of another device whose pages it has; None where that cannot be known."""
         self.importers: dict[XeBo, None] = {}
-        """The BOs of other devices that have its pages (kernel: ``dma_buf->attachments``)."""
-        if exporter is not None:
-            exporter.importers[self] = None
+        """The BOs of other devices that have mapped its pages."""
         self.mmap_offset = 0
         self.purgeable = XeBoPurgeable()
 
@@ -182,7 +180,8 @@ class XeBo(TtmBuffer):
         if self.pin_count:
             raise KernelError(errno.EINVAL, "the BO is pinned")
         for importer in list(self.importers):
-            importer.xe.ttm.forget(importer)
+            self.importers.pop(importer, None)
+            importer.xe.ttm.unmap_foreign(importer)
 
     def ttm_purged(self) -> None:
         """The pages went: from now on only closing helps."""
@@ -232,10 +231,14 @@ def xe_bo_assert_held(bo: XeBo) -> None:
 
 
 def xe_bo_resvs(bos: Iterable[XeBo]) -> list[Mutex]:
-    """Each reservation of external BOs once, in an order that is the same for all threads and all
-    devices, so that two of them cannot wait for each other."""
-    resvs = {id(bo.resv): bo.resv for bo in bos}
-    return [resvs[key] for key in sorted(resvs)]
+    """Each reservation of external BOs once, in an order that is the same on all cards: an import
+    has its exporter's, so that two cards could wait for each other."""
+    owners = {(owner.xe.index, owner.id): owner for owner in map(_resv_owner, bos)}
+    return [owners[key].resv for key in sorted(owners)]
+
+
+def _resv_owner(bo: XeBo) -> XeBo:
+    return bo if bo.exporter is None else bo.exporter
 
 
 def xe_bo_set_purgeable_state(bo: XeBo, state: XeMadvPurgeableState) -> None:
@@ -356,8 +359,9 @@ def _map_dma_buf(bo: XeBo, exporter: XeBo) -> None:
     try:
         xe_bo_migrate(exporter, MemType.TT)
     except KernelError:
-        bo.xe.ttm.forget(bo)
+        bo.xe.ttm.unmap_foreign(bo)
         raise
+    exporter.importers[bo] = None
 
 
 def xe_bo_migrate(bo: XeBo, target: MemType) -> None:

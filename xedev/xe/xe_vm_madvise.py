@@ -101,7 +101,7 @@ def _lock_bos(vmas: list[XeVma]) -> list[Mutex]:
         bo.resv.lock()
         return [bo.resv]
     private: dict[Mutex, None] = {}
-    external = []
+    external: list[XeBo] = []
     for vma in vmas:
         bo = vma.bo
         if bo is None:
