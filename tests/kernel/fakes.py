@@ -32,6 +32,9 @@ class FakeCaller(Caller):
     def fget(self, fd: int) -> File | None:
         return None
 
+    def dup_fd(self, fd: int) -> int:
+        raise NotImplementedError
+
     def sees_our_proc(self) -> bool:
         return True
 

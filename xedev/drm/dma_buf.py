@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 from uapi import dma_buf as uapi_dma_buf
 from uapi import xe_mock
-from uapi.ioctl import IOC_NR, IOC_TYPE
 from xedev.kernel.caller import Caller
-from xedev.kernel.errors import KernelError, report_bug
-from xedev.kernel.files import POLLIN, POLLOUT, FdTokens, File
+from xedev.kernel.errors import KernelError
+from xedev.kernel.files import POLLIN, POLLOUT, FdTokens, File, run_file_ioctl
 from xedev.kernel.mm import CpuMapping, VmArea, mmap_by_ioctl, page_align
 from xedev.kernel.refcount import Refcounted
 
@@ -101,22 +100,7 @@ class DmaBufFile(File):
     def ioctl(self, cmd: int, data: int, caller: Caller) -> int:
         """``SYNC``, and the mock's own MMAP; everything else is ``ENOTTY``
         (kernel: ``dma_buf_ioctl``)."""
-        try:
-            handler = _IOCTLS.get(cmd)
-            if handler is None:
-                raise KernelError(
-                    errno.ENOTTY, f"type {IOC_TYPE(cmd):#x} nr {IOC_NR(cmd)} is not for a dma-buf"
-                )
-            if not data:
-                raise KernelError(errno.EFAULT, "no argument")
-            handler(self, data, caller)
-        except KernelError as error:
-            caller.reason = error.reason
-            return -(error.errno or errno.EIO)
-        except Exception:  # noqa: BLE001 - a bug must not look like an answer
-            report_bug("an ioctl of a dma-buf")
-            return -errno.EIO
-        return 0
+        return run_file_ioctl(_IOCTLS, self, cmd, data, caller)
 
     def poll(self, waiter: Callable[[], None] | None) -> int:
         """Readable and writable while no fence is pending on the memory."""

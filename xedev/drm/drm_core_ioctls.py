@@ -25,6 +25,7 @@ from xedev.drm.drm_ioctl import (
     IoctlDesc,
 )
 from xedev.drm.drm_prime import drm_prime_fd_to_handle_ioctl, drm_prime_handle_to_fd_ioctl
+from xedev.drm.drm_syncobj import SYNCOBJ_IOCTLS
 from xedev.kernel.caller import Caller
 from xedev.kernel.errors import KernelError
 
@@ -217,12 +218,13 @@ CORE_IOCTLS: dict[str, tuple[int, Handler]] = {
     "DRM_IOCTL_SET_CLIENT_NAME": (DRM_RENDER_ALLOW, drm_set_client_name),
     "DRM_IOCTL_GEM_CHANGE_HANDLE": (DRM_RENDER_ALLOW, drm_invalid_op),
 }
-"""Name -> (permission flags, handler).  Syncobj rows stay empty until there are fences."""
+"""Name -> (permission flags, handler)."""
 
 
 def core_ioctl_rows() -> list[IoctlDesc]:
     """Every core ioctl that a device without displays answers."""
-    handlers = {**CORE_IOCTLS, **HEADLESS_IOCTLS, **DUMB_IOCTLS}
+    syncobjs = {name: (DRM_RENDER_ALLOW, func) for name, func in SYNCOBJ_IOCTLS.items()}
+    handlers = {**CORE_IOCTLS, **HEADLESS_IOCTLS, **DUMB_IOCTLS, **syncobjs}
     return [
         IoctlDesc.of(registry.BY_NAME[name], flags, func)
         for name, (flags, func) in handlers.items()

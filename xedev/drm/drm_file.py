@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 
 from xedev.drm.drm_auth import DrmMaster, drm_master_open, drm_master_release
@@ -11,6 +12,7 @@ from xedev.drm.drm_device import DrmDevice, DrmMinor
 from xedev.drm.drm_gem import DrmGemObject, drm_gem_release
 from xedev.drm.drm_ioctl import drm_ioctl
 from xedev.drm.drm_prime import DrmPrimeFile
+from xedev.drm.drm_syncobj import DrmSyncobj, drm_syncobj_release
 from xedev.kernel.caller import CAP_SYS_ADMIN, Caller
 from xedev.kernel.deferred import Deferred
 from xedev.kernel.errors import KernelError
@@ -54,6 +56,8 @@ class DrmFile(Refcounted, File):
         self.object_idr: Idr[DrmGemObject] = Idr()
         self.may_mmap: dict[DrmGemObject, int] = {}
         """Handles by object: what mmap(2) is allowed (kernel: ``drm_vma_node_allow``)."""
+        self.syncobj_lock = threading.Lock()
+        self.syncobj_idr: Idr[DrmSyncobj] = Idr()
         self.prime = DrmPrimeFile()
         self.driver_priv: object = None
 
@@ -97,6 +101,7 @@ class DrmFile(Refcounted, File):
         device = self.device
         with device.filelist_lock:
             del device.filelist[self.client_id]
+        drm_syncobj_release(self)
         drm_gem_release(self)
         if not self.is_render:
             drm_master_release(self)

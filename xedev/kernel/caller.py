@@ -71,6 +71,11 @@ class Caller(ABC):
         """
 
     @abstractmethod
+    def dup_fd(self, fd: int) -> int:
+        """A descriptor of our own for what the caller has open under ``fd``: ``EBADF`` nothing,
+        or out of reach (kernel: ``fget``, for files that are not the mock's)."""
+
+    @abstractmethod
     def sees_our_proc(self) -> bool:
         """Whether the thread may open what ``/proc`` shows of this process's descriptors."""
 

@@ -24,10 +24,11 @@ class Deferred(Generic[T]):
     """``finish()`` is the answer, once ``ready()`` holds; ``queue`` is woken when it may.
 
     With a ``timeout`` in seconds the answer is also due when that has passed, ready or not;
-    ``finish`` looks for itself which it was.
+    ``finish`` looks for itself which it was.  ``abandon()`` comes in its place when nobody waits
+    any more, because a signal arrived or the client is gone.
     """
 
-    __slots__ = ("finish", "queue", "ready", "timeout")
+    __slots__ = ("abandon", "finish", "queue", "ready", "timeout")
 
     def __init__(
         self,
@@ -35,18 +36,28 @@ class Deferred(Generic[T]):
         ready: Callable[[], bool],
         finish: Callable[[], T],
         timeout: float | None = None,
+        abandon: Callable[[], None] | None = None,
     ) -> None:
         self.queue = queue
         self.ready = ready
         self.finish = finish
         self.timeout = timeout
+        self.abandon = abandon or _nothing
 
     def then(self, convert: Callable[[Callable[[], T]], U]) -> Deferred[U]:
         """The same wait with another end: ``convert`` gets the old one and answers."""
         finish = self.finish
-        return Deferred(self.queue, self.ready, lambda: convert(finish), self.timeout)
+        return Deferred(self.queue, self.ready, lambda: convert(finish), self.timeout, self.abandon)
 
     def wait(self, caller: Caller) -> T:
         """Sleep until it is due, then finish; ``EINTR`` when a signal comes first."""
-        self.queue.wait_event(self.ready, caller, self.timeout)
+        try:
+            self.queue.wait_event(self.ready, caller, self.timeout)
+        except BaseException:
+            self.abandon()
+            raise
         return self.finish()
+
+
+def _nothing() -> None:
+    """Nothing was set up for the wait."""

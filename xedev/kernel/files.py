@@ -6,15 +6,26 @@ import errno
 import itertools
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
+from uapi.ioctl import IOC_NR, IOC_TYPE
 from uapi.xe_mock import XE_MOCK_TOKEN_BASE
 from xedev.kernel.caller import Caller
 from xedev.kernel.deferred import Deferred
-from xedev.kernel.errors import KernelError
+from xedev.kernel.errors import KernelError, report_bug
 
-__all__ = ("POLLERR", "POLLHUP", "POLLIN", "POLLOUT", "POLLRDNORM", "FdTokens", "File")
+__all__ = (
+    "POLLERR",
+    "POLLHUP",
+    "POLLIN",
+    "POLLOUT",
+    "POLLRDNORM",
+    "FdTokens",
+    "File",
+    "run_file_ioctl",
+)
 
 POLLIN, POLLOUT, POLLERR, POLLHUP, POLLRDNORM = 0x001, 0x004, 0x008, 0x010, 0x040
 
@@ -59,6 +70,38 @@ class File(ABC):
     @abstractmethod
     def release(self) -> None:
         """The last reference went (kernel: ``->release``)."""
+
+
+F = TypeVar("F")
+
+
+def run_file_ioctl(
+    handlers: Mapping[int, Callable[[F, int, Caller], None]],
+    file: F,
+    cmd: int,
+    data: int,
+    caller: Caller,
+) -> int:
+    """``->ioctl`` of a file with few: ``handler(file, data, caller)`` by the exact number.
+
+    ``ENOTTY`` for any other number, ``EFAULT`` without an argument, ``EIO`` for a bug.
+    """
+    try:
+        handler = handlers.get(cmd)
+        if handler is None:
+            what = f"type {IOC_TYPE(cmd):#x} nr {IOC_NR(cmd)}"
+            raise KernelError(errno.ENOTTY, f"{what} is not for a {type(file).__name__}")
+        if not data:
+            raise KernelError(errno.EFAULT, "no argument")
+        handler(file, data, caller)
+    except KernelError as error:
+        caller.reason = error.reason
+        return -(error.errno or errno.EIO)
+    except Exception:  # noqa: BLE001 - a bug must not look like an answer
+        report_bug(f"ioctl {cmd:#x} of a {type(file).__name__}")
+        caller.reason = "a bug of the mock; its log has the traceback"
+        return -errno.EIO
+    return 0
 
 
 @dataclass(slots=True)

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from xedev.kernel.caller import Caller
+from xedev.kernel.errors import KernelError
 from xedev.kernel.files import File
 from xedev.kernel.user_memory import UserMemory
 from xedev.node.process_memory import ProcessMemory
 
-__all__ = ("Fget", "ProcessCaller", "ThreadStatus", "read_status")
+__all__ = ("Fget", "ProcessCaller", "ThreadStatus", "read_status", "take_fd")
 
 Fget = Callable[[int, int], File | None]
 """(tid, fd) -> the mock's open file there, or None; raises `KernelError` ``EBADF``."""
 
+_FD_MAX = 0x7FFF_FFFF
+_SYS_PIDFD_GETFD = 438  # the same on every architecture
+_syscall = ctypes.CDLL(None, use_errno=True).syscall
+_syscall.restype = ctypes.c_long
+_syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_int, ctypes.c_uint)
 _TGID = re.compile(rb"\nTgid:\t(\d+)\n")
 _HEAD_OF_STATUS = 512
 _ESCAPE = re.compile(r"\\(.)")
@@ -148,6 +156,10 @@ class ProcessCaller(Caller):
         """The mock's open file behind the caller's ``fd``; None: not ours; ``EBADF``: not open."""
         return self._fget(self.tid, fd) if self._fget else None
 
+    def dup_fd(self, fd: int) -> int:
+        """Taken with pidfd_getfd(2) from the thread group."""
+        return take_fd(self.tgid, fd)
+
     def sees_our_proc(self) -> bool:
         """The same user or root, in the same pid namespace.
 
@@ -169,6 +181,24 @@ def _shares_our_user_namespace(tid: int) -> bool:
     except OSError:
         return False
     return theirs in (os.readlink("/proc/self/ns/user"), _INITIAL_USER_NAMESPACE)
+
+
+def take_fd(pid: int, fd: int) -> int:
+    """A descriptor of our own for descriptor ``fd`` of process ``pid``: ``EBADF``."""
+    if not pid or not 0 <= fd <= _FD_MAX:
+        raise KernelError(errno.EBADF, f"no descriptor {fd}")
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError as error:
+        raise KernelError(errno.EBADF, f"process {pid}: {error.strerror}") from None
+    try:
+        ours = int(_syscall(_SYS_PIDFD_GETFD, pidfd, fd, 0))
+    finally:
+        os.close(pidfd)
+    if ours < 0:
+        why = os.strerror(ctypes.get_errno())
+        raise KernelError(errno.EBADF, f"descriptor {fd} of {pid}: {why}")
+    return ours
 
 
 def _shares_our_pid_namespace(tid: int) -> bool:

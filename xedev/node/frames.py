@@ -172,6 +172,10 @@ class FrameCaller(Caller):
         """The writer's descriptors."""
         return self._writer.fget(fd)
 
+    def dup_fd(self, fd: int) -> int:
+        """The writer's descriptors."""
+        return self._writer.dup_fd(fd)
+
     def sees_our_proc(self) -> bool:
         """Whether the writer does."""
         return self._writer.sees_our_proc()

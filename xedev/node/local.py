@@ -22,7 +22,7 @@ from xedev.kernel.caller import Caller
 from xedev.kernel.errors import KernelError
 from xedev.kernel.files import File
 from xedev.kernel.user_memory import UserMemory
-from xedev.node.caller import read_status
+from xedev.node.caller import read_status, take_fd
 from xedev.node.process_memory import ProcessMemory
 from xedev.node.tree import Device
 
@@ -102,6 +102,10 @@ class LocalCaller(Caller):
         except (OSError, OverflowError):
             raise KernelError(errno.EBADF, f"fd {fd} is not open") from None
         return None
+
+    def dup_fd(self, fd: int) -> int:
+        """A real descriptor of this process."""
+        return take_fd(os.getpid(), fd)
 
     def sees_our_proc(self) -> bool:
         """It is our own process, unless another user's is played."""
