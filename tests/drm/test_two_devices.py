@@ -13,6 +13,7 @@ from tests.node.fake_mount import eventually
 from uapi import xe_drm
 from xedev.client import Device, IoctlError
 from xedev.client.memory import op_map, op_unmap
+from xedev.node.local import LocalTransport
 from xedev.testing.target import Target
 from xedev.xe.xe_device import XeConfig, xe_probe
 
@@ -363,3 +364,19 @@ def test_tokens_of_two_cards_do_not_collide(cards: Targets) -> None:
         fd = near.transport.open_fd(token, 0o2)
         assert far.bo_info(far.prime_fd_to_handle(fd)).size == size
         near.close_fd(fd)
+
+
+def test_two_imports_of_one_bo_are_advised_together() -> None:
+    """Both have the exporter's reservation, which is locked once."""
+    near, far = xe_probe(XeConfig(), 2)
+    first = Device(LocalTransport(near, "card0"))
+    second = Device(LocalTransport(near, "card0", caps={21}))
+    exporter = Device(LocalTransport(far))
+    _, fd, ours = shared(exporter, first)
+    other, _ = first.gem_open(second.gem_flink(second.prime_fd_to_handle(fd)))
+    vm = bind(first, ours, other)
+    assert first.madvise_purgeable(vm, ADDRESS, 2 * SIZE, DONTNEED) == 1
+    first.vm_bind(vm, [op_unmap(ADDRESS, 2 * SIZE)])
+    for device in (first, second, exporter):
+        device.close()
+    exporter.close_fd(fd)

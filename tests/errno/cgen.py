@@ -27,32 +27,20 @@ from tests.vectors.errno_load import (
     Token,
     load_errno,
 )
-from uapi.registry import BY_NAME
 
 __all__ = ("compile_program", "program")
 
+_UAPI = Path(__file__).parents[2] / "uapi"
 _PRELUDE = Path(__file__).with_name("prelude.c")
 _INT_MAX = 0x7FFF_FFFF
 
-# The mock's own ioctl is in no header.
-_PRIVATE = """\
-/* The mock's private ioctl that imports a dma-buf of another device. */
-struct xe_mock_import_foreign {
-\t__u64 size;
-\t__u32 handle;
-\t__u32 flags;
-\t__u64 reserved[2];
-};
-
-#define XE_MOCK_IOCTL_IMPORT_FOREIGN {number:#x}
-"""
 _SCALARS = {"u8": "uint8_t", "u32": "uint32_t", "u64": "uint64_t"}
 
 
 def program(vectors: ErrnoVectors) -> str:
     """The whole source."""
     cases = [case for case in vectors.cases if not case.blocked_by]
-    declarations = "\n".join([_names(vectors), _private(), _errno_names(cases), _saved(cases), ""])
+    declarations = "\n".join([_names(vectors), _errno_names(cases), _saved(cases), ""])
     text = _PRELUDE.read_text(encoding="utf-8")
     text = text.replace("@DECLARATIONS@", declarations)
     return text.replace("@CASES@", "\n".join(_Writer().cases(cases)))
@@ -62,7 +50,7 @@ def compile_program(vectors: ErrnoVectors, directory: Path) -> Path:
     """Build the program, with all warnings for errors; returns its path."""
     source, binary = directory / "errno_cases.c", directory / "errno_cases"
     source.write_text(program(vectors), encoding="utf-8")
-    compile_c(source, binary, "-Wall", "-Wextra", "-Werror")
+    compile_c(source, binary, "-Wall", "-Wextra", "-Werror", f"-I{_UAPI}")
     return binary
 
 
@@ -76,11 +64,6 @@ def _names(vectors: ErrnoVectors) -> str:
         text = _c(expr)
         lines.append(f"#define {name} {text if len(expr.tokens) == 1 else f'({text})'}")
     return "\n".join([*lines, ""])
-
-
-def _private() -> str:
-    number = BY_NAME["XE_MOCK_IOCTL_IMPORT_FOREIGN"].cmd
-    return _PRIVATE.replace("{number:#x}", f"{number:#x}")
 
 
 def _calls(cases: list[Case]) -> Iterator[Call]:

@@ -25,6 +25,7 @@
 
 #include <drm/drm.h>
 #include <drm/xe_drm.h>
+#include "xe_mock.h"
 
 @DECLARATIONS@
 #define ON_BMG 1

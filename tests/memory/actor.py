@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
-from uapi import xe_drm
+from uapi import dma_buf, xe_drm
 from xedev.client import Device
 from xedev.client.mapping import Mapping
 from xedev.client.memory import op_map, op_unmap
@@ -116,6 +116,11 @@ class Session:
     def close_fd(self, fd: int) -> None:
         """Close a descriptor."""
         self.device.close_fd(fd)
+
+    def sync(self, fd: int, flags: int) -> None:
+        """DMA_BUF_IOCTL_SYNC."""
+        arg = dma_buf.dma_buf_sync(flags=flags)
+        self.device.transport.fd_ioctl(fd, dma_buf.DMA_BUF_IOCTL_SYNC, arg)
 
     # ---- CPU mappings ----
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.hostile.children import eventually
 from tests.memory.actor import Actor
+from uapi.dma_buf import DMA_BUF_SYNC_END, DMA_BUF_SYNC_READ, DMA_BUF_SYNC_WRITE
 from uapi.xe_mock import XE_MOCK_BO_DONTNEED, XE_MOCK_BO_WILLNEED
 
 pytestmark = pytest.mark.fuse
@@ -145,3 +146,18 @@ def test_advice_of_the_last_holder_counts(directory: str, actors: Actors) -> Non
     b.close(imported)
     assert eventually(lambda: the_bo(directory) == ("DONTNEED", 1, 0))
     assert XE_MOCK_BO_DONTNEED == 1
+
+
+def test_reading_by_dma_buf_brings_the_pages_to_system_memory(
+    directory: str, actors: Actors
+) -> None:
+    """Only a READ does, and only pages that may be there."""
+    a = actors(directory)
+    either, vram_only = a.create(SIZE, 3), a.create(SIZE, 2)
+    fds = [a.export(either), a.export(vram_only)]
+    for flags in (DMA_BUF_SYNC_WRITE, DMA_BUF_SYNC_READ | DMA_BUF_SYNC_END):
+        a.sync(fds[0], flags)
+    assert [bo["placement"] for bo in bos(directory)] == ["vram0", "vram0"]
+    for fd in fds:
+        a.sync(fd, DMA_BUF_SYNC_READ)
+    assert [bo["placement"] for bo in bos(directory)] == ["gtt", "vram0"]

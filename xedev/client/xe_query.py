@@ -12,6 +12,7 @@ from xedev.client.device import Device
 __all__ = (
     "all_memory_regions",
     "drm_xe_get_gt",
+    "intel_get_pat_idx_wb",
     "system_memory",
     "vram_if_possible",
     "vram_memory",
@@ -181,6 +182,12 @@ def xe_config(device: Device) -> list[int]:
 def xe_va_bits(device: Device) -> int:
     """Width of a GPU address, in bits."""
     return device.query_config()[xe_drm.DRM_XE_QUERY_CONFIG_VA_BITS]
+
+
+def intel_get_pat_idx_wb(device: Device) -> int:
+    """Row of the page attribute table for write-back memory (IGT: lib/intel_pat.c)."""
+    version = drm_xe_get_gt(device, 0).ip_ver_major
+    return 2 if version >= 20 else 0
 
 
 def xe_dev_id(device: Device) -> int:

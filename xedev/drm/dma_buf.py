@@ -33,6 +33,9 @@ class DmaBufOps(ABC):
         """Map a part of the memory; ``EINVAL`` where the exporter cannot."""
         raise KernelError(errno.EINVAL, "this dma-buf cannot be mapped")
 
+    def begin_cpu_access(self, dma_buf: DmaBuf, reads: bool) -> None:  # noqa: B027 - may do nothing
+        """A CPU is about to touch the memory; ``reads``: what the GPU wrote matters."""
+
     @abstractmethod
     def attach(self, dma_buf: DmaBuf, importer: DrmDevice) -> None:
         """Another device wants to use the memory; an errno refuses it."""
@@ -120,6 +123,9 @@ def _dma_buf_sync(file: DmaBufFile, data: int, caller: Caller) -> None:
         raise KernelError(errno.EINVAL, f"unknown sync flags {sync.flags:#x}")
     if not sync.flags & uapi_dma_buf.DMA_BUF_SYNC_RW:
         raise KernelError(errno.EINVAL, "neither READ nor WRITE")
+    if not sync.flags & uapi_dma_buf.DMA_BUF_SYNC_END:
+        reads = bool(sync.flags & uapi_dma_buf.DMA_BUF_SYNC_READ)
+        file.dma_buf.ops.begin_cpu_access(file.dma_buf, reads)
 
 
 def _mmap(file: DmaBufFile, data: int, caller: Caller) -> None:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from typing import TYPE_CHECKING
 
 from xedev.drm.dma_buf import DmaBuf, DmaBufOps
 from xedev.drm.drm_device import DrmDevice
 from xedev.drm.drm_gem import DrmGemObject
+from xedev.drm.ttm import MemType
 from xedev.kernel.errors import KernelError
 from xedev.kernel.mm import CpuMapping, VmArea
-from xedev.xe.xe_bo import PURGED, XeBo, as_xe_bo, purgeable_gate, xe_bo_create_foreign
+from xedev.xe.xe_bo import (
+    PURGED,
+    XeBo,
+    as_xe_bo,
+    purgeable_gate,
+    xe_bo_create_foreign,
+    xe_bo_migrate,
+)
 
 if TYPE_CHECKING:
     from xedev.xe.xe_device import XeDevice
@@ -31,6 +40,15 @@ class XeDmaBufOps(DmaBufOps):
         """
         if not as_xe_bo(dma_buf.priv).has_system:  # type: ignore[arg-type]
             raise KernelError(errno.EOPNOTSUPP, "the BO may not live in system memory")
+
+    def begin_cpu_access(self, dma_buf: DmaBuf, reads: bool) -> None:
+        """Bring the pages to where the CPU reads fast, if they may go there; failing is no harm
+        (kernel: ``xe_dma_buf_begin_cpu_access``)."""
+        bo = as_xe_bo(dma_buf.priv)  # type: ignore[arg-type]
+        if not reads:
+            return
+        with bo.resv, contextlib.suppress(KernelError):
+            xe_bo_migrate(bo, MemType.TT)
 
     def mmap(self, dma_buf: DmaBuf, area: VmArea) -> CpuMapping:
         """Map the BO as through its own node (kernel: ``drm_gem_dmabuf_mmap``)."""
