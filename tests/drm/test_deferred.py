@@ -59,6 +59,9 @@ class Nobody(Caller):
     def memory(self) -> UserMemory:
         raise KernelError(errno.EFAULT, "nobody has no memory")
 
+    def mm(self) -> UserMemory:
+        raise NotImplementedError
+
     def capable(self, cap: int) -> bool:
         return False
 

@@ -26,6 +26,9 @@ class FakeCaller(Caller):
     def memory(self) -> UserMemory:
         raise AssertionError("nobody asks for the memory")
 
+    def mm(self) -> UserMemory:
+        return self.memory
+
     def capable(self, cap: int) -> bool:
         return False
 

@@ -59,6 +59,11 @@ class Caller(ABC):
         """The caller's memory."""
 
     @abstractmethod
+    def mm(self) -> UserMemory:
+        """The process's memory for after the request; ``EFAULT`` once the process is gone
+        (kernel: ``mmgrab(current->mm)``)."""
+
+    @abstractmethod
     def capable(self, cap: int) -> bool:
         """True when the thread holds capability ``cap`` where the device lives."""
 

@@ -13,7 +13,7 @@ from xedev.kernel.caller import Caller
 from xedev.kernel.errors import KernelError
 from xedev.kernel.files import File
 from xedev.kernel.user_memory import UserMemory
-from xedev.node.process_memory import ProcessMemory
+from xedev.node.process_memory import LastingMemory, ProcessMemory
 
 __all__ = ("Fget", "ProcessCaller", "ThreadStatus", "read_status", "take_fd")
 
@@ -141,6 +141,10 @@ class ProcessCaller(Caller):
         if self._memory is None:
             self._memory = ProcessMemory(self.tid)
         return self._memory
+
+    def mm(self) -> UserMemory:
+        """The memory of the thread group."""
+        return LastingMemory(self.tgid)
 
     def capable(self, cap: int) -> bool:
         """Whether the thread holds ``cap`` in the user namespace that owns the mock.

@@ -164,6 +164,10 @@ class FrameCaller(Caller):
         """The windows."""
         return self._memory
 
+    def mm(self) -> UserMemory:
+        """The writer's real memory: the frame is answered by then.  It may be out of reach."""
+        return self._writer.mm()
+
     def capable(self, cap: int) -> bool:
         """The writer's capabilities, at the time of the write."""
         return self._writer.capable(cap)

@@ -85,6 +85,10 @@ class LocalCaller(Caller):
         """Our own memory; through system calls, so that a bad address is ``EFAULT`` here too."""
         return ProcessMemory(os.getpid())
 
+    def mm(self) -> UserMemory:
+        """Our own memory, which lasts as long as we do."""
+        return self.memory
+
     def capable(self, cap: int) -> bool:
         """The capability was given to the transport, or is really ours."""
         caps = self._process.caps

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import select
 import threading
 from collections.abc import Sequence
 
 from xedev.kernel.errors import KernelError
 from xedev.kernel.user_memory import UserMemory, check_range
 
-__all__ = ("ProcessMemory",)
+__all__ = ("LastingMemory", "ProcessMemory")
 
 _SCRATCH_SIZE = 16384  # bytes; larger copies get a buffer of their own
 _SCRATCH_PIECES = 4
@@ -192,6 +193,38 @@ class ProcessMemory(UserMemory):
         except OSError:
             return False
         return False
+
+
+class LastingMemory(UserMemory):
+    """The memory of a process for after a request of it: ``EFAULT`` once the process has ended,
+    though another one may have its number by then."""
+
+    __slots__ = ("_memory", "_pidfd")
+
+    def __init__(self, pid: int) -> None:
+        self._memory = ProcessMemory(pid)
+        try:
+            self._pidfd = os.pidfd_open(pid) if pid else -1
+        except OSError:
+            self._pidfd = -1
+
+    def read(self, address: int, length: int) -> bytes:
+        """Copy from the process; ``EFAULT``."""
+        self._check_alive()
+        return self._memory.read(address, length)
+
+    def write(self, address: int, data: bytes | memoryview) -> None:
+        """Copy to the process; ``EFAULT``."""
+        self._check_alive()
+        self._memory.write(address, data)
+
+    def _check_alive(self) -> None:
+        if self._pidfd < 0 or select.select([self._pidfd], [], [], 0)[0]:
+            raise KernelError(errno.EFAULT, "the process has ended")
+
+    def __del__(self) -> None:
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
 
 
 def _was_forbidden(moved: int) -> bool:

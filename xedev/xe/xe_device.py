@@ -24,6 +24,7 @@ from xedev.kernel.idr import Idr
 from xedev.kernel.locking import Mutex
 from xedev.kernel.mm import PAGE_SIZE, CpuMapping, VmArea
 from xedev.kernel.shmem import ShmemConfig, ShmemStore
+from xedev.kernel.wait import WaitQueue
 from xedev.xe import xe_debugfs
 from xedev.xe.platforms import PLATFORMS, Platform
 from xedev.xe.xe_bo import (
@@ -50,6 +51,7 @@ from xedev.xe.xe_vm import (
     xe_vm_query_vmas_attrs_ioctl,
 )
 from xedev.xe.xe_vm_madvise import xe_vm_madvise_ioctl
+from xedev.xe.xe_wait_user_fence import xe_wait_user_fence_ioctl
 
 __all__ = ("XeConfig", "XeDevice", "XeFile", "xe_probe")
 
@@ -63,12 +65,13 @@ XE_IOCTLS: dict[str, Handler] = {
     "DRM_IOCTL_XE_VM_CREATE": xe_vm_create_ioctl,
     "DRM_IOCTL_XE_VM_DESTROY": xe_vm_destroy_ioctl,
     "DRM_IOCTL_XE_VM_BIND": xe_vm_bind_ioctl,
+    "DRM_IOCTL_XE_WAIT_USER_FENCE": xe_wait_user_fence_ioctl,
     "DRM_IOCTL_XE_MADVISE": xe_vm_madvise_ioctl,
     "DRM_IOCTL_XE_VM_QUERY_MEM_RANGE_ATTRS": xe_vm_query_vmas_attrs_ioctl,
     "DRM_IOCTL_XE_VM_GET_PROPERTY": xe_vm_get_property_ioctl,
 }
 """The driver's rows that answer (kernel: ``xe_ioctls``); all of them are DRM_RENDER_ALLOW.
-Exec queues, exec, user-fence waits and observation are empty slots until there are fences."""
+Exec queues, exec and observation are empty slots until there are engines."""
 
 FAULT_POINTS = (
     "drm_gem_handle_create",
@@ -139,6 +142,8 @@ class XeDevice(DrmDevice):
         self.bos_lock = threading.Lock()
         self.bos: dict[int, XeBo] = {}
         self.live_exports: set[XeBo] = set()
+        self.ufence_wq = WaitQueue()
+        """Who waits for a user fence (kernel: ``xe->ufence_wq``)."""
         self.vms_lock = threading.Lock()
         self.vms: dict[int, XeVm] = {}
         self.debugfs: dict[str, DebugfsFile] = {

@@ -15,6 +15,7 @@ from xedev.drm.drm_gem import drm_gem_object_lookup
 from xedev.drm.drm_gpuvm import DrmGpuva, DrmGpuvm, Unmap
 from xedev.drm.ttm import MemType
 from xedev.kernel.caller import Caller
+from xedev.kernel.dma_fence import DmaFence
 from xedev.kernel.errors import KernelError
 from xedev.kernel.idr import Idr
 from xedev.kernel.locking import LockLevel, Mutex, RwSem, lockdep_assert_held
@@ -30,7 +31,7 @@ from xedev.xe.xe_bo import (
     xe_bo_validate,
 )
 from xedev.xe.xe_pat import CohMode
-from xedev.xe.xe_sync import xe_sync_entries_parse, xe_sync_entries_signal
+from xedev.xe.xe_sync import BindQueue, XeSyncs, xe_sync_entries_parse
 
 if TYPE_CHECKING:
     from xedev.drm.drm_file import DrmFile
@@ -165,7 +166,7 @@ class XeVma(DrmGpuva):
     ``offset`` is bytes into the BO, or the user address of a userptr.
     """
 
-    __slots__ = ("attr", "flags", "userptr")
+    __slots__ = ("attr", "flags", "ufence", "userptr")
 
     def __init__(
         self,
@@ -181,6 +182,8 @@ class XeVma(DrmGpuva):
         self.flags = flags
         self.attr = attr
         self.userptr = userptr
+        self.ufence: DmaFence | None = None
+        """Done when the user fence of its bind is written; None when it had none to wait for."""
 
     @property
     def bo(self) -> XeBo | None:
@@ -215,6 +218,7 @@ class XeVm(Refcounted):
 
     __slots__ = (
         "banned",
+        "bind_queue",
         "client_id",
         "faults",
         "flags",
@@ -241,6 +245,7 @@ class XeVm(Refcounted):
         self.lock = RwSem(f"vm->lock of vm {self.serial}", LockLevel.VM)
         self.resv = Mutex(f"resv of vm {self.serial}", LockLevel.RESV)
         self.banned = False
+        self.bind_queue = BindQueue()
         self.faults: list[xe_drm.xe_vm_fault] = []
 
     @property
@@ -475,24 +480,44 @@ def xe_vm_bind_ioctl(
             vm.assert_usable()
             _vm_bind_ioctl_check_ranges(vm, ops)
             _lookup_bos(xe, file, vm, ops, bos)
-            fences = []
+            syncs = _NO_SYNCS
             if args.num_syncs:
-                fences = xe_sync_entries_parse(
+                syncs = xe_sync_entries_parse(
+                    file,
                     caller,
                     args.syncs,
                     args.num_syncs,
                     lr_mode=vm.is_lr,
                     allow_user_fence=bool(ops),
                 )
-            if ops:
-                _vm_bind_ioctl_ops_execute(xe, vm, ops, caller)
+            try:
+                _vm_bind_ioctl_execute(xe, vm, ops, syncs, caller)
+            finally:
+                syncs.put()
         finally:
             vm.lock.up_write()
-        if fences:
-            xe_sync_entries_signal(caller, fences)
     finally:
         for bo in bos:
             bo.put()
+
+
+_NO_SYNCS = XeSyncs()
+
+
+def _vm_bind_ioctl_execute(
+    xe: XeDevice, vm: XeVm, ops: list[BindOp], syncs: XeSyncs, caller: Caller
+) -> None:
+    """Change the map, then tell the syncs, or have them told."""
+    if not ops:
+        vm.bind_queue.signal_without_bind(syncs)
+        return
+    job = _vm_bind_ioctl_ops_execute(xe, vm, ops, caller)
+    if syncs is _NO_SYNCS and vm.bind_queue.is_idle:
+        return
+    fence = vm.bind_queue.submit(syncs, caller, xe.ufence_wq)
+    if fence is not None and syncs.user_fence is not None:
+        for vma in job.made():
+            vma.ufence = fence
 
 
 def _vm_bind_ioctl_check_args(
@@ -742,10 +767,22 @@ class XeVmaJob:
     def run_late(self) -> None:
         """Everything that needs all BOs locked (kernel: ``vm_bind_ioctl_ops_lock_and_prep``)."""
         self.xe.faults.check("vm_bind_ioctl_ops_lock_and_prep")
+        self.check_user_fences()
         if self.inject_error:
             raise KernelError(errno.ENOSPC, "the error that the op asked for")
         for step, args in self.late:
             step(self, *args)
+
+    def check_user_fences(self) -> None:
+        """``EBUSY`` while the user fence of an old mapping is not written yet
+        (kernel: ``check_ufence``)."""
+        for inserted, vma in self._journal:
+            if not inserted and vma.ufence is not None and not vma.ufence.is_signaled():
+                raise KernelError(errno.EBUSY, "the user fence of an old mapping is pending")
+
+    def made(self) -> list[XeVma]:
+        """The new VMAs."""
+        return [vma for inserted, vma in self._journal if inserted]
 
     def commit(self) -> list[XeBo]:
         """The old VMAs end; returns the BOs that lost a reference by it."""
@@ -771,7 +808,9 @@ class XeVmaJob:
         return dropped
 
 
-def _vm_bind_ioctl_ops_execute(xe: XeDevice, vm: XeVm, ops: list[BindOp], caller: Caller) -> None:
+def _vm_bind_ioctl_ops_execute(
+    xe: XeDevice, vm: XeVm, ops: list[BindOp], caller: Caller
+) -> XeVmaJob:
     """Change the map op by op, then prepare the BOs, then let go of the old VMAs."""
     resvs = _resvs_of(vm, ops)
     dropped: list[XeBo] = []
@@ -789,6 +828,7 @@ def _vm_bind_ioctl_ops_execute(xe: XeDevice, vm: XeVm, ops: list[BindOp], caller
             dropped = job.unwind()
             raise
         dropped = job.commit()
+        return job
     finally:
         for resv in resvs:
             resv.unlock()
