@@ -234,6 +234,7 @@ def _show_file(xe: XeDevice, file: DrmFile) -> dict[str, object]:
         "master": drm_is_current_master(file),
         "handles": len(file.object_idr),
         "vms": len(xef.vms),  # type: ignore[attr-defined]
+        "exec_queues": len(xef.exec_queues),  # type: ignore[attr-defined]
     }
 
 

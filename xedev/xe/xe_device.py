@@ -37,7 +37,16 @@ from xedev.xe.xe_bo import (
 )
 from xedev.xe.xe_dma_buf import xe_gem_prime_export, xe_gem_prime_import
 from xedev.xe.xe_drm_client import client_debugfs_files
+from xedev.xe.xe_exec_queue import (
+    XeExecQueue,
+    xe_exec_queue_create_ioctl,
+    xe_exec_queue_destroy_ioctl,
+    xe_exec_queue_get_property_ioctl,
+    xe_exec_queue_kill_and_put,
+    xe_exec_queue_set_property_ioctl,
+)
 from xedev.xe.xe_mock import xe_mock_ioctl
+from xedev.xe.xe_observation import xe_observation_ioctl
 from xedev.xe.xe_purgeability import POLICIES, PurgePolicy
 from xedev.xe.xe_query import xe_query_ioctl
 from xedev.xe.xe_shrinker import xe_drop_caches
@@ -65,13 +74,18 @@ XE_IOCTLS: dict[str, Handler] = {
     "DRM_IOCTL_XE_VM_CREATE": xe_vm_create_ioctl,
     "DRM_IOCTL_XE_VM_DESTROY": xe_vm_destroy_ioctl,
     "DRM_IOCTL_XE_VM_BIND": xe_vm_bind_ioctl,
+    "DRM_IOCTL_XE_EXEC_QUEUE_CREATE": xe_exec_queue_create_ioctl,
+    "DRM_IOCTL_XE_EXEC_QUEUE_DESTROY": xe_exec_queue_destroy_ioctl,
+    "DRM_IOCTL_XE_EXEC_QUEUE_GET_PROPERTY": xe_exec_queue_get_property_ioctl,
+    "DRM_IOCTL_XE_EXEC_QUEUE_SET_PROPERTY": xe_exec_queue_set_property_ioctl,
+    "DRM_IOCTL_XE_OBSERVATION": xe_observation_ioctl,
     "DRM_IOCTL_XE_WAIT_USER_FENCE": xe_wait_user_fence_ioctl,
     "DRM_IOCTL_XE_MADVISE": xe_vm_madvise_ioctl,
     "DRM_IOCTL_XE_VM_QUERY_MEM_RANGE_ATTRS": xe_vm_query_vmas_attrs_ioctl,
     "DRM_IOCTL_XE_VM_GET_PROPERTY": xe_vm_get_property_ioctl,
 }
 """The driver's rows that answer (kernel: ``xe_ioctls``); all of them are DRM_RENDER_ALLOW.
-Exec queues, exec and observation are empty slots until there are engines."""
+EXEC is an empty slot until there are engines that run."""
 
 FAULT_POINTS = (
     "drm_gem_handle_create",
@@ -107,13 +121,14 @@ class XeConfig:
 
 
 class XeFile:
-    """The driver's part of an open file (kernel: ``struct xe_file``)."""
+    """The driver's part of an open file (kernel: ``struct xe_file``).  One lock for both tables."""
 
-    __slots__ = ("vm_lock", "vms")
+    __slots__ = ("exec_queues", "vm_lock", "vms")
 
     def __init__(self) -> None:
         self.vm_lock = Mutex("xef->vm.lock")
         self.vms: Idr[XeVm] = Idr()
+        self.exec_queues: Idr[XeExecQueue] = Idr()
 
 
 class XeDevice(DrmDevice):
@@ -179,9 +194,13 @@ class XeDevice(DrmDevice):
         file.driver_priv = XeFile()
 
     def postclose(self, file: DrmFile) -> None:
-        """Close the VMs in ascending order (kernel: ``xe_file_close``)."""
+        """Kill the queues, then close the VMs, each in ascending order
+        (kernel: ``xe_file_close``)."""
         xef = file.driver_priv
         assert isinstance(xef, XeFile)
+        for queue_id, queue in xef.exec_queues.ascending():
+            xef.exec_queues.remove(queue_id)
+            xe_exec_queue_kill_and_put(queue)
         for vm_id, vm in xef.vms.ascending():
             xef.vms.remove(vm_id)
             xe_vm_close_and_put(vm)

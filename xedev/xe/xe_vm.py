@@ -30,6 +30,7 @@ from xedev.xe.xe_bo import (
     xe_bo_resvs,
     xe_bo_validate,
 )
+from xedev.xe.xe_exec_queue import XeExecQueue, xe_exec_queue_lookup
 from xedev.xe.xe_pat import CohMode
 from xedev.xe.xe_sync import BindQueue, XeSyncs, xe_sync_entries_parse
 
@@ -220,6 +221,7 @@ class XeVm(Refcounted):
         "banned",
         "bind_queue",
         "client_id",
+        "exec_queues",
         "faults",
         "flags",
         "gpuvm",
@@ -246,6 +248,8 @@ class XeVm(Refcounted):
         self.resv = Mutex(f"resv of vm {self.serial}", LockLevel.RESV)
         self.banned = False
         self.bind_queue = BindQueue()
+        self.exec_queues = 0
+        """Living queues of work for it; those for binds do not count."""
         self.faults: list[xe_drm.xe_vm_fault] = []
 
     @property
@@ -336,14 +340,18 @@ def xe_vm_create_ioctl(
 def xe_vm_destroy_ioctl(
     xe: XeDevice, args: xe_drm.drm_xe_vm_destroy, file: DrmFile, caller: Caller
 ) -> None:
-    """``VM_DESTROY``: ``EINVAL`` malformed, ``ENOENT`` unknown."""
+    """``VM_DESTROY``: ``EINVAL`` malformed, ``ENOENT`` unknown, ``EBUSY`` queues of a VM whose
+    work has to be preempted."""
     if args.pad or any(args.reserved):
         raise KernelError(errno.EINVAL, "pad and reserved must be zero")
     xef = file.driver_priv
     with xef.vm_lock:  # type: ignore[attr-defined]
-        vm = xef.vms.remove(args.vm_id)  # type: ignore[attr-defined]
-    if vm is None:
-        raise KernelError(errno.ENOENT, f"no VM {args.vm_id}")
+        vm = xef.vms.find(args.vm_id)  # type: ignore[attr-defined]
+        if vm is None:
+            raise KernelError(errno.ENOENT, f"no VM {args.vm_id}")
+        if vm.mode is VmMode.PREEMPT and vm.exec_queues:
+            raise KernelError(errno.EBUSY, f"VM {args.vm_id} has queues")
+        xef.vms.remove(args.vm_id)  # type: ignore[attr-defined]
     xe_vm_close_and_put(vm)
 
 
@@ -471,8 +479,9 @@ def xe_vm_bind_ioctl(
     """
     vm = xe_vm_lookup(file, args.vm_id, errno.EINVAL)
     ops = _vm_bind_ioctl_check_args(xe, vm, args, caller)
-    if args.exec_queue_id:
-        raise KernelError(errno.ENOENT, f"no exec queue {args.exec_queue_id}")
+    queue = _bind_exec_queue(file, vm, args.exec_queue_id) if args.exec_queue_id else None
+    binds = vm.bind_queue if queue is None else queue.binds
+    assert binds is not None
     bos: list[XeBo] = []
     try:
         vm.lock.down_write()
@@ -491,7 +500,7 @@ def xe_vm_bind_ioctl(
                     allow_user_fence=bool(ops),
                 )
             try:
-                _vm_bind_ioctl_execute(xe, vm, ops, syncs, caller)
+                _vm_bind_ioctl_execute(xe, vm, binds, ops, syncs, caller)
             finally:
                 syncs.put()
         finally:
@@ -499,22 +508,41 @@ def xe_vm_bind_ioctl(
     finally:
         for bo in bos:
             bo.put()
+        if queue is not None:
+            queue.put()
+
+
+def _bind_exec_queue(file: DrmFile, vm: XeVm, queue_id: int) -> XeExecQueue:
+    """The queue for binds of an id, with one more reference: ``ENOENT`` unknown, ``EINVAL`` not
+    for binds, or of another VM."""
+    queue = xe_exec_queue_lookup(file, queue_id)
+    if queue is None:
+        raise KernelError(errno.ENOENT, f"no exec queue {queue_id}")
+    if queue.binds is None or queue.vm is not vm:
+        queue.put()
+        raise KernelError(errno.EINVAL, f"exec queue {queue_id} is not for binds of this VM")
+    return queue
 
 
 _NO_SYNCS = XeSyncs()
 
 
 def _vm_bind_ioctl_execute(
-    xe: XeDevice, vm: XeVm, ops: list[BindOp], syncs: XeSyncs, caller: Caller
+    xe: XeDevice,
+    vm: XeVm,
+    binds: BindQueue,
+    ops: list[BindOp],
+    syncs: XeSyncs,
+    caller: Caller,
 ) -> None:
     """Change the map, then tell the syncs, or have them told."""
     if not ops:
-        vm.bind_queue.signal_without_bind(syncs)
+        binds.signal_without_bind(syncs)
         return
     job = _vm_bind_ioctl_ops_execute(xe, vm, ops, caller)
-    if syncs is _NO_SYNCS and vm.bind_queue.is_idle:
+    if syncs is _NO_SYNCS and binds.is_idle:
         return
-    fence = vm.bind_queue.submit(syncs, caller, xe.ufence_wq)
+    fence = binds.submit(syncs, caller, xe.ufence_wq)
     if fence is not None and syncs.user_fence is not None:
         for vma in job.made():
             vma.ufence = fence

@@ -1,0 +1,393 @@
+"""Queues of work (kernel: drivers/gpu/drm/xe/xe_exec_queue.c)."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import itertools
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from uapi import xe_drm
+from xedev.kernel.caller import CAP_SYS_NICE, Caller
+from xedev.kernel.errors import KernelError
+from xedev.kernel.idr import Idr
+from xedev.kernel.refcount import Refcounted
+from xedev.kernel.user_memory import copy_struct_from_user
+from xedev.xe.xe_sync import BindQueue
+
+if TYPE_CHECKING:
+    from xedev.drm.drm_file import DrmFile
+    from xedev.xe.platforms import Platform
+    from xedev.xe.xe_device import XeDevice
+    from xedev.xe.xe_vm import XeVm
+
+__all__ = (
+    "XeExecQueue",
+    "xe_exec_queue_create_ioctl",
+    "xe_exec_queue_destroy_ioctl",
+    "xe_exec_queue_get_property_ioctl",
+    "xe_exec_queue_kill_and_put",
+    "xe_exec_queue_lookup",
+    "xe_exec_queue_set_property_ioctl",
+)
+
+Eci = xe_drm.drm_xe_engine_class_instance
+
+MAX_INSTANCE = 9
+"""Engines of one class on a GT, at most."""
+MAX_USER_EXTENSIONS = 16
+MAX_PRIORITY = 2
+NORMAL_PRIORITY = 1
+TIMESLICE_LIMITS = range(1, 10_000_001)
+"""Microseconds."""
+DEFAULT_TIMESLICE = 1000
+MULTI_LRC_CLASSES = frozenset(
+    {xe_drm.DRM_XE_ENGINE_CLASS_VIDEO_DECODE, xe_drm.DRM_XE_ENGINE_CLASS_VIDEO_ENHANCE}
+)
+"""Classes that can run one queue on several engines at once."""
+CONTEXT_SIZES = {
+    xe_drm.DRM_XE_ENGINE_CLASS_RENDER: 12 << 10,
+    xe_drm.DRM_XE_ENGINE_CLASS_COMPUTE: 8 << 10,
+}
+DEFAULT_CONTEXT_SIZE = 4 << 10
+"""Bytes of an engine's context (kernel: ``xe_gt_lrc_size``)."""
+
+VM_BIND = xe_drm.DRM_XE_ENGINE_CLASS_VM_BIND
+LOW_LATENCY_HINT = xe_drm.DRM_XE_EXEC_QUEUE_LOW_LATENCY_HINT
+SET_PROPERTY = xe_drm.DRM_XE_EXEC_QUEUE_EXTENSION_SET_PROPERTY
+PRIORITY = xe_drm.DRM_XE_EXEC_QUEUE_SET_PROPERTY_PRIORITY
+TIMESLICE = xe_drm.DRM_XE_EXEC_QUEUE_SET_PROPERTY_TIMESLICE
+PXP_TYPE = xe_drm.DRM_XE_EXEC_QUEUE_SET_PROPERTY_PXP_TYPE
+HANG_REPLAY_STATE = xe_drm.DRM_XE_EXEC_QUEUE_SET_HANG_REPLAY_STATE
+MULTI_GROUP = xe_drm.DRM_XE_EXEC_QUEUE_SET_PROPERTY_MULTI_GROUP
+MULTI_QUEUE_PRIORITY = xe_drm.DRM_XE_EXEC_QUEUE_SET_PROPERTY_MULTI_QUEUE_PRIORITY
+DISABLE_STATE_CACHE_PERF_FIX = xe_drm.DRM_XE_EXEC_QUEUE_SET_DISABLE_STATE_CACHE_PERF_FIX
+
+
+class XeExecQueue(Refcounted):
+    """One queue (kernel: ``struct xe_exec_queue``).
+
+    References: the id in its file, and each user for the time of an ioctl.
+    """
+
+    __slots__ = (
+        "binds",
+        "engine_class",
+        "gt_id",
+        "killed",
+        "logical_mask",
+        "priority",
+        "timeslice",
+        "vm",
+        "width",
+    )
+
+    def __init__(
+        self, vm: XeVm, engine_class: int, gt_id: int, logical_mask: int, width: int
+    ) -> None:
+        super().__init__()
+        vm.get()
+        self.vm = vm
+        self.engine_class = engine_class
+        self.gt_id = gt_id
+        self.logical_mask = logical_mask
+        """Logical instances that its work may run on; one bit each."""
+        self.width = width
+        """Engines that one job runs on at once."""
+        self.priority = NORMAL_PRIORITY
+        self.timeslice = DEFAULT_TIMESLICE
+        self.binds = BindQueue() if engine_class == VM_BIND else None
+        """Of a queue for binds."""
+        self.killed = False
+
+    @property
+    def is_reset(self) -> bool:
+        """Whether nothing will run on it any more
+        (kernel: ``guc_exec_queue_reset_status``)."""
+        return self.killed
+
+    def free(self) -> None:
+        """The last reference went."""
+        self.vm.put()
+
+
+def xe_exec_queue_lookup(file: DrmFile, queue_id: int) -> XeExecQueue | None:
+    """The queue of an id with one more reference, None for no such queue."""
+    queues: Idr[XeExecQueue] = file.driver_priv.exec_queues  # type: ignore[attr-defined]
+    queue = queues.find(queue_id)
+    if queue is None or not queue.get_unless_zero():
+        return None
+    return queue
+
+
+def xe_exec_queue_kill_and_put(queue: XeExecQueue) -> None:
+    """A queue whose id is gone ends (kernel: ``xe_exec_queue_kill``)."""
+    queue.killed = True
+    if queue.binds is None:
+        queue.vm.exec_queues -= 1
+    queue.vm.xe.ufence_wq.wake_up()
+    queue.put()
+
+
+# ---- create ----
+
+
+def xe_exec_queue_create_ioctl(
+    xe: XeDevice, args: xe_drm.drm_xe_exec_queue_create, file: DrmFile, caller: Caller
+) -> None:
+    """``EXEC_QUEUE_CREATE``: a queue for engines of one class, or for binds.
+
+    ``EINVAL`` malformed or engines that do not go together, ``EFAULT``, ``EOPNOTSUPP`` not that
+    many at once, ``ENOENT`` unknown or closed VM, and what the extensions say: ``E2BIG``,
+    ``EPERM``, ``ENODEV``.
+    """
+    if args.flags & ~LOW_LATENCY_HINT or any(args.reserved):
+        raise KernelError(errno.EINVAL, "unknown flags, or reserved is not zero")
+    count = args.width * args.num_placements
+    if not 0 < count <= MAX_INSTANCE:
+        raise KernelError(errno.EINVAL, f"{count} engines are none, or too many")
+    raw = caller.memory.read(args.instances, count * ctypes.sizeof(Eci))
+    instances = list((Eci * count).from_buffer_copy(raw))
+    if all(gt.gt_id != instances[0].gt_id & 0xFF for gt in xe.platform.gts):
+        raise KernelError(errno.EINVAL, f"no GT {instances[0].gt_id}")
+    create = _create_for_binds if instances[0].engine_class == VM_BIND else _create_for_engines
+    queue = create(xe, args, instances, file, caller)
+    xef = file.driver_priv
+    with xef.vm_lock:  # type: ignore[attr-defined]
+        if queue.binds is None:
+            queue.vm.exec_queues += 1
+        args.exec_queue_id = xef.exec_queues.alloc(queue)  # type: ignore[attr-defined]
+
+
+def _create_for_binds(
+    xe: XeDevice,
+    args: xe_drm.drm_xe_exec_queue_create,
+    instances: list[Eci],
+    file: DrmFile,
+    caller: Caller,
+) -> XeExecQueue:
+    first = instances[0]
+    if args.width != 1 or args.num_placements != 1 or first.engine_instance:
+        raise KernelError(errno.EINVAL, "binds have one engine, its instance is 0")
+    vm = _usable_vm(file, args.vm_id)
+    return _make(xe, vm, XeExecQueue(vm, VM_BIND, first.gt_id, 1, 1), args, caller)
+
+
+def _create_for_engines(
+    xe: XeDevice,
+    args: xe_drm.drm_xe_exec_queue_create,
+    instances: list[Eci],
+    file: DrmFile,
+    caller: Caller,
+) -> XeExecQueue:
+    mask = calc_validate_logical_mask(xe.platform, instances, args.width, args.num_placements)
+    if not mask:
+        raise KernelError(errno.EINVAL, "these engines do not exist, or do not go together")
+    first = instances[0]
+    if args.width > 1 and first.engine_class not in MULTI_LRC_CLASSES:
+        raise KernelError(errno.EOPNOTSUPP, "this class runs a job on one engine only")
+    vm = _usable_vm(file, args.vm_id)
+    queue = XeExecQueue(vm, first.engine_class, first.gt_id, mask, args.width)
+    return _make(xe, vm, queue, args, caller)
+
+
+def _usable_vm(file: DrmFile, vm_id: int) -> XeVm:
+    """The VM; ``ENOENT`` unknown (0, too), closed or banned."""
+    from xedev.xe.xe_vm import xe_vm_lookup
+
+    vm = xe_vm_lookup(file, vm_id, errno.ENOENT)
+    vm.lock.down_read()
+    try:
+        vm.assert_usable()
+    finally:
+        vm.lock.up_read()
+    return vm
+
+
+def _make(
+    xe: XeDevice,
+    vm: XeVm,
+    queue: XeExecQueue,
+    args: xe_drm.drm_xe_exec_queue_create,
+    caller: Caller,
+) -> XeExecQueue:
+    try:
+        if args.extensions:
+            exec_queue_user_extensions(xe, queue, args.extensions, caller)
+    except BaseException:
+        queue.put()
+        raise
+    return queue
+
+
+def calc_validate_logical_mask(
+    platform: Platform, instances: list[Eci], width: int, placements: int
+) -> int:
+    """The logical instances of a queue, 0 when its engines cannot make one.
+
+    ``instances`` is row-major: ``placements`` rows of ``width`` engines.  All are of one class on
+    one GT, and those that run at once follow each other.
+    Kernel: ``calc_validate_logical_mask``.
+    """
+    engines = {
+        (gt.gt_id, engine.engine_class, engine.instance)
+        for gt in platform.gts
+        for engine in gt.engines
+    }
+    first = instances[0]
+    masks = []
+    for slot in range(width):
+        column = instances[slot::width][:placements]
+        for eci in column:
+            if (eci.gt_id, eci.engine_class, eci.engine_instance) not in engines:
+                return 0
+            if (eci.gt_id, eci.engine_class) != (first.gt_id, first.engine_class):
+                return 0
+        mask = 0
+        for eci in column:
+            mask |= 1 << eci.engine_instance
+        masks.append(mask)
+    if any(after != before << 1 for before, after in itertools.pairwise(masks)):
+        return 0
+    return masks[0]
+
+
+# ---- extensions ----
+
+
+def exec_queue_user_extensions(
+    xe: XeDevice, queue: XeExecQueue, address: int, caller: Caller
+) -> None:
+    """Walk the chain of extensions at the user address ``address``.
+
+    ``E2BIG`` at the 17th link, ``EFAULT`` unreadable, ``EINVAL`` unknown, and what the properties
+    say.
+    """
+    seen: set[int] = set()
+    for link in range(MAX_USER_EXTENSIONS + 1):
+        if link >= MAX_USER_EXTENSIONS:
+            raise KernelError(errno.E2BIG, "the chain of extensions is too long")
+        head = copy_struct_from_user(caller.memory, address, xe_drm.drm_xe_user_extension)
+        if head.pad or head.name != SET_PROPERTY:
+            raise KernelError(errno.EINVAL, f"no extension {head.name}, or pad is not zero")
+        seen.add(_set_property(xe, queue, address, caller))
+        address = head.next_extension
+        if not address:
+            break
+    if MULTI_QUEUE_PRIORITY in seen and MULTI_GROUP not in seen:
+        raise KernelError(errno.EINVAL, "a priority within a group, without a group")
+
+
+def _set_property(xe: XeDevice, queue: XeExecQueue, address: int, caller: Caller) -> int:
+    ext = copy_struct_from_user(caller.memory, address, xe_drm.drm_xe_ext_set_property)
+    handler = _PROPERTIES.get(ext.property)
+    if handler is None or ext.pad:
+        raise KernelError(errno.EINVAL, f"no property {ext.property}, or pad is not zero")
+    handler(xe, queue, ext.value, caller)
+    return int(ext.property)
+
+
+def _set_priority(xe: XeDevice, queue: XeExecQueue, value: int, caller: Caller) -> None:
+    if value > MAX_PRIORITY:
+        raise KernelError(errno.EINVAL, f"no priority {value}")
+    if value > NORMAL_PRIORITY and not caller.capable(CAP_SYS_NICE):
+        raise KernelError(errno.EPERM, "a high priority needs CAP_SYS_NICE")
+    queue.priority = value
+
+
+def _set_timeslice(xe: XeDevice, queue: XeExecQueue, value: int, caller: Caller) -> None:
+    if value not in TIMESLICE_LIMITS:
+        raise KernelError(errno.EINVAL, f"a time slice of {value} us is outside of the limits")
+    queue.timeslice = value
+
+
+def _set_pxp_type(xe: XeDevice, queue: XeExecQueue, value: int, caller: Caller) -> None:
+    if value == xe_drm.DRM_XE_PXP_TYPE_NONE:
+        return
+    if value != xe_drm.DRM_XE_PXP_TYPE_HWDRM:
+        raise KernelError(errno.EINVAL, f"no protected content of type {value}")
+    if not xe.platform.has_pxp:
+        raise KernelError(errno.ENODEV, "the device has no protected content")
+
+
+def _set_hang_replay_state(xe: XeDevice, queue: XeExecQueue, value: int, caller: Caller) -> None:
+    """A context to begin with; nothing here runs from one, so it is read and forgotten."""
+    caller.memory.read(value, CONTEXT_SIZES.get(queue.engine_class, DEFAULT_CONTEXT_SIZE))
+
+
+def _set_multi_group(xe: XeDevice, queue: XeExecQueue, value: int, caller: Caller) -> None:
+    raise KernelError(errno.ENODEV, "this device has no groups of queues")
+
+
+def _set_multi_queue_priority(xe: XeDevice, queue: XeExecQueue, value: int, caller: Caller) -> None:
+    if value > MAX_PRIORITY:
+        raise KernelError(errno.EINVAL, f"no priority {value}")
+
+
+def _set_state_cache_perf_fix(xe: XeDevice, queue: XeExecQueue, value: int, caller: Caller) -> None:
+    if queue.engine_class != xe_drm.DRM_XE_ENGINE_CLASS_RENDER:
+        raise KernelError(errno.EOPNOTSUPP, "only render engines have that cache")
+
+
+_PROPERTIES: dict[int, Callable[[XeDevice, XeExecQueue, int, Caller], None]] = {
+    PRIORITY: _set_priority,
+    TIMESLICE: _set_timeslice,
+    PXP_TYPE: _set_pxp_type,
+    HANG_REPLAY_STATE: _set_hang_replay_state,
+    MULTI_GROUP: _set_multi_group,
+    MULTI_QUEUE_PRIORITY: _set_multi_queue_priority,
+    DISABLE_STATE_CACHE_PERF_FIX: _set_state_cache_perf_fix,
+}
+
+
+# ---- the others ----
+
+
+def xe_exec_queue_destroy_ioctl(
+    xe: XeDevice, args: xe_drm.drm_xe_exec_queue_destroy, file: DrmFile, caller: Caller
+) -> None:
+    """``EXEC_QUEUE_DESTROY``: ``EINVAL`` malformed, ``ENOENT`` unknown."""
+    if args.pad or any(args.reserved):
+        raise KernelError(errno.EINVAL, "pad and reserved must be zero")
+    xef = file.driver_priv
+    with xef.vm_lock:  # type: ignore[attr-defined]
+        queue = xef.exec_queues.remove(args.exec_queue_id)  # type: ignore[attr-defined]
+        if queue is None:
+            raise KernelError(errno.ENOENT, f"no exec queue {args.exec_queue_id}")
+        xe_exec_queue_kill_and_put(queue)
+
+
+def xe_exec_queue_get_property_ioctl(
+    xe: XeDevice, args: xe_drm.drm_xe_exec_queue_get_property, file: DrmFile, caller: Caller
+) -> None:
+    """``EXEC_QUEUE_GET_PROPERTY``: whether it is banned; ``EINVAL`` malformed or no such
+    property, ``ENOENT`` unknown."""
+    if any(args.reserved):
+        raise KernelError(errno.EINVAL, "reserved must be zero")
+    queue = xe_exec_queue_lookup(file, args.exec_queue_id)
+    if queue is None:
+        raise KernelError(errno.ENOENT, f"no exec queue {args.exec_queue_id}")
+    try:
+        if args.property != xe_drm.DRM_XE_EXEC_QUEUE_GET_PROPERTY_BAN:
+            raise KernelError(errno.EINVAL, f"no property {args.property}")
+        args.value = int(queue.is_reset)
+    finally:
+        queue.put()
+
+
+def xe_exec_queue_set_property_ioctl(
+    xe: XeDevice, args: xe_drm.drm_xe_exec_queue_set_property, file: DrmFile, caller: Caller
+) -> None:
+    """``EXEC_QUEUE_SET_PROPERTY``: the priority within a group, and there are no groups:
+    ``EINVAL``, ``ENOENT``."""
+    if any(args.reserved) or args.property != MULTI_QUEUE_PRIORITY:
+        raise KernelError(errno.EINVAL, f"property {args.property}, or reserved is not zero")
+    queue = xe_exec_queue_lookup(file, args.exec_queue_id)
+    if queue is None:
+        raise KernelError(errno.ENOENT, f"no exec queue {args.exec_queue_id}")
+    try:
+        _set_multi_queue_priority(xe, queue, args.value, caller)
+        raise KernelError(errno.EINVAL, "the queue is in no group")
+    finally:
+        queue.put()
