@@ -187,7 +187,7 @@ def test_which_engines_go_together(
 )
 @pytest.mark.parametrize("engine", [RCS, BIND_ENGINE], ids=["engine", "binds"])
 def test_arguments(
-    device: Device, engine: tuple[int, int, int], fields: dict[str, int], error: str
+    device: Device, engine: tuple[int, int, int], fields: dict[str, Any], error: str
 ) -> None:
     vm = device.vm_create()
     assert refused(lambda: create(device, vm, [engine], **fields)) == error
@@ -285,9 +285,9 @@ def test_destroy_and_properties_of_unknown_queues(device: Device) -> None:
         assert (
             refused(partial(device.ioctl, xe_drm.DRM_IOCTL_XE_EXEC_QUEUE_DESTROY, arg)) == "EINVAL"
         )
-    arg = xe_drm.drm_xe_exec_queue_get_property(exec_queue_id=queue, property=1)
+    question = xe_drm.drm_xe_exec_queue_get_property(exec_queue_id=queue, property=1)
     number = xe_drm.DRM_IOCTL_XE_EXEC_QUEUE_GET_PROPERTY
-    assert refused(lambda: device.ioctl(number, arg)) == "EINVAL"
+    assert refused(lambda: device.ioctl(number, question)) == "EINVAL"
     destroy(device, queue)
     assert refused(lambda: destroy(device, queue)) == "ENOENT"
 
