@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from typing import Any
 from tests.hostile.children import eventually
 from tests.memory.actor import PAGE, Actor
 from xedev.client.control import ControlFiles
-from xedev.testing.mounts import run_command, wait_until_empty
+from xedev.node.server import DAEMON_FILE
+from xedev.node.tree import DEBUG_DIR
+from xedev.testing.mounts import MountedNodes, MountFailure, wait_until_empty
 
 __all__ = ("ACTORS", "PATIENCE", "Stage")
 
@@ -26,12 +28,10 @@ HEAP_GROWTH = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What a daemon has: where its descriptors lead to, files of its memory directory, bytes of
-    its heap."""
+    """What a daemon has: where its descriptors lead to, and the files of its memory directory."""
 
     descriptors: tuple[str, ...]
     files: tuple[str, ...]
-    heap: int
 
     @classmethod
     def of(cls, pid: int) -> Holdings:
@@ -42,34 +42,35 @@ class Holdings:
                 links.append(os.readlink(entry))
         directories = [link for link in links if "/xe-mock-memory-" in link]
         files = [name for directory in directories for name in os.listdir(directory)]
-        status = Path(f"/proc/{pid}/status").read_text()
-        (anon,) = (line for line in status.splitlines() if line.startswith("RssAnon:"))
-        return cls(tuple(sorted(links)), tuple(files), int(anon.split()[1]) << 10)
+        return cls(tuple(sorted(links)), tuple(files))
 
-    def is_more_than(self, start: Holdings) -> bool:
-        """Whether anything was added since the start."""
-        same = (self.descriptors, self.files) == (start.descriptors, start.files)
-        return not same or self.heap > start.heap + HEAP_GROWTH
+
+def heap_of(pid: int) -> int:
+    """Bytes of anonymous memory that a process has in use."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("RssAnon:"))
+    return int(line.split()[1]) << 10
 
 
 class Stage:
     """A mount and its clients, for one program after the other.
 
-    ``mount`` makes one and returns its directory.  After a failure that left traces there is a
-    new one, so that the next program meets no ruins.
+    After a failure that left traces there is a new mount, so that the next program meets no ruins.
     """
 
-    def __init__(self, mount: Callable[[], str]) -> None:
-        self._mount = mount
+    def __init__(self, options: Mapping[str, object]) -> None:
+        self._options = options
+        self._nodes = MountedNodes()
         self._start()
 
     def _start(self) -> None:
-        self.directory = self._mount()
-        self.controls = ControlFiles(Path(self.directory, "debug/dri/0"))
+        self.directory = self._nodes.get(self._options, fresh=True)
+        self.controls = ControlFiles(Path(self.directory, DEBUG_DIR))
         self.actors = [Actor(self.directory) for _ in range(ACTORS)]
+        self._daemon: int = json.loads(self.controls.read(DAEMON_FILE))["pid"]
         self._warm_up()
-        self.daemon: int = json.loads(Path(self.directory, "debug/daemon").read_text())["pid"]
-        self._at_start = Holdings.of(self.daemon)
+        self._holdings = Holdings.of(self._daemon)
+        self._heap = heap_of(self._daemon)
 
     def _warm_up(self) -> None:
         """Let the daemon make what it makes once, such as the directory of its files."""
@@ -110,11 +111,13 @@ class Stage:
 
     def check_holdings(self) -> None:
         """The daemon has what it had at the start."""
-        same = eventually(lambda: not self._holdings().is_more_than(self._at_start), PATIENCE)
-        assert same, f"{self._holdings()} after {self._at_start}"
+        same = eventually(lambda: Holdings.of(self._daemon) == self._holdings, PATIENCE)
+        assert same, f"{Holdings.of(self._daemon)} after {self._holdings}"
 
-    def _holdings(self) -> Holdings:
-        return Holdings.of(self.daemon)
+    def check_heap(self) -> None:
+        """Nor did its heap grow for ever."""
+        heap = heap_of(self._daemon)
+        assert heap < self._heap + HEAP_GROWTH, f"{heap} bytes after {self._heap}"
 
     def clear(self, fds: Sequence[Sequence[int]]) -> None:
         """After a failure: as `reset`, at whatever price."""
@@ -123,7 +126,8 @@ class Stage:
             self.check_holdings()
         except (AssertionError, OSError):
             self._kill_all()
-            run_command("umount", self.directory)
+            with contextlib.suppress(MountFailure):
+                self._nodes.check()
             self._start()
 
     def _kill_all(self) -> None:
@@ -132,6 +136,9 @@ class Stage:
                 actor.kill()
 
     def end(self) -> None:
-        """No client is left."""
+        """Nothing is left of any client, and the daemon logged no error; MountFailure."""
         self._kill_all()
-        wait_until_empty(self.directory, PATIENCE)
+        try:
+            wait_until_empty(self.directory, PATIENCE)
+        finally:
+            self._nodes.end()

@@ -40,12 +40,12 @@ from tests.model.purgeability_ops import (
     Step,
 )
 
-__all__ = ("Model",)
+__all__ = ("Model", "Refused")
 
 _ADVICE: dict[Advice, State] = {"WILLNEED": "W", "DONTNEED": "D"}
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """A call ends with this errno."""
 
     def __init__(self, errno: str) -> None:
@@ -273,7 +273,7 @@ class Model:
         try:
             for vma in self._vms[vm].overlapping(start, start + pages):
                 self._gate(vma.bo)
-        except _Refused as refused:
+        except Refused as refused:
             return Result(refused.errno)
         return Result()
 
@@ -328,7 +328,7 @@ class Model:
         if not found.cached:
             try:
                 self._new_dma_buf(found, fail)
-            except _Refused as refused:
+            except Refused as refused:
                 return Result(refused.errno)
         assert found.dma_buf is not None
         found.dma_buf.fds += 1
@@ -389,7 +389,8 @@ class Model:
             if self.policy != "counters":
                 for vma in job.created:
                     self._gate(vma.bo)
-        except _Refused as refused:
+            self._prepare(job)
+        except Refused as refused:
             self._undo(job)
             return Result(refused.errno)
         for vma in job.removed:
@@ -401,9 +402,9 @@ class Model:
             return
         bo = self._bos[step.bo]
         if vm.file not in bo.handles:
-            raise _Refused("ENOENT")
+            raise Refused("ENOENT")
         if step.pages > bo.pages or bo.private_to not in (None, vm.name):
-            raise _Refused("EINVAL")
+            raise Refused("EINVAL")
 
     def _play(self, job: _Job, step: ArrayOp) -> None:
         """Do one op on the tree of VMAs. VMAs that leave it are destroyed when the job ends."""
@@ -417,6 +418,9 @@ class Model:
             job.removed.append(old)
         if isinstance(step, ops.Map):
             self._create_vma(job, _Vma(job.vm, start, end, self._bos[step.bo]))
+
+    def _prepare(self, job: _Job) -> None:
+        """Last part of a bind; `Refused` takes all of it back. Here there is always memory."""
 
     def _undo(self, job: _Job) -> None:
         for vma in reversed(job.created):
@@ -453,9 +457,9 @@ class Model:
 
     def _gate(self, bo: _Bo) -> None:
         if bo.state == "D":
-            raise _Refused("EBUSY")
+            raise Refused("EBUSY")
         if bo.state == "P":
-            raise _Refused("EINVAL")
+            raise Refused("EINVAL")
 
     def _advise(self, vma: _Vma, value: State) -> bool:
         """Advice reaches one VMA; True when its BO is purged."""
@@ -523,12 +527,12 @@ class Model:
 
     def _new_dma_buf(self, bo: _Bo, fail: bool) -> None:
         if bo.private_to is not None:
-            raise _Refused("EPERM")
+            raise Refused("EPERM")
         self._gate(bo)
         self._willneed_get(bo)
         if fail:
             self._willneed_put(bo)
-            raise _Refused("ENOMEM")
+            raise Refused("ENOMEM")
         assert bo.dma_buf is None, "a BO has one dma-buf at a time"
         bo.dma_buf = _DmaBuf(bo)
         bo.cached = True
