@@ -57,6 +57,9 @@ class _Self(Caller):
     def sees_our_proc(self) -> bool:
         return True
 
+    def mm(self) -> UserMemory:
+        return self.memory
+
     def interrupted(self) -> bool:
         return False
 

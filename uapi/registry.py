@@ -6,6 +6,8 @@ A caller's number may differ from ours in size and direction and still mean the 
 ``CORE``     nr -> row, DRM core, type ``d``, nr outside 0x40-0x9f
 ``XE``       nr -> row, Xe driver, type ``d``, nr from 0x40 on
 ``DMA_BUF``  nr -> row, dma-buf descriptors, type ``b``
+``SYNC``     nr -> row, sync_file descriptors, type ``>``
+``SW_SYNC``  nr -> row, the test interface ``sw_sync``, type ``W``
 ``MOCK``     nr -> row, xe-mock's own, type ``x``
 ``BY_NAME``  header name -> row, all of them
 """
@@ -15,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from types import ModuleType
 
-from uapi import dma_buf, drm, xe_drm, xe_mock
+from uapi import dma_buf, drm, sync_file, xe_drm, xe_mock
 from uapi.base import Struct
 from uapi.ioctl import IOC_NR, IOC_TYPE, IoctlDef, define
 
@@ -25,6 +27,8 @@ __all__ = (
     "CORE_IOCTL_COUNT",
     "DMA_BUF",
     "MOCK",
+    "SW_SYNC",
+    "SYNC",
     "XE",
     "XE_IOCTL_COUNT",
     "lookup",
@@ -103,6 +107,11 @@ _STRUCTS: dict[str, type[Struct]] = {
     "DMA_BUF_IOCTL_SYNC": dma_buf.dma_buf_sync,
     "DMA_BUF_IOCTL_EXPORT_SYNC_FILE": dma_buf.dma_buf_export_sync_file,
     "DMA_BUF_IOCTL_IMPORT_SYNC_FILE": dma_buf.dma_buf_import_sync_file,
+    "SYNC_IOC_MERGE": sync_file.sync_merge_data,
+    "SYNC_IOC_FILE_INFO": sync_file.sync_file_info,
+    "SYNC_IOC_SET_DEADLINE": sync_file.sync_set_deadline,
+    "SW_SYNC_IOC_CREATE_FENCE": sync_file.sw_sync_create_fence_data,
+    "SW_SYNC_IOC_INC": sync_file.sw_sync_inc,
     "XE_MOCK_IOCTL_MMAP": xe_mock.xe_mock_mmap,
     "XE_MOCK_IOCTL_FAULT": xe_mock.xe_mock_fault,
     "XE_MOCK_IOCTL_IMPORT_FOREIGN": xe_mock.xe_mock_import_foreign,
@@ -113,7 +122,7 @@ _STRUCTS: dict[str, type[Struct]] = {
 def _rows(module: ModuleType, *prefixes: str) -> Iterator[IoctlDef]:
     """Rows of a module's request numbers, found by their names."""
     for name, value in vars(module).items():
-        if name.startswith(prefixes) and not name.endswith("_BASE"):
+        if name.startswith(prefixes) and not name.endswith(("_BASE", "_IOC_MAGIC")):
             yield define(name, value, _STRUCTS.get(name))
 
 
@@ -124,6 +133,9 @@ def _by_nr(rows: Iterator[IoctlDef]) -> dict[int, IoctlDef]:
 CORE: dict[int, IoctlDef] = _by_nr(_rows(drm, "DRM_IOCTL_"))
 XE: dict[int, IoctlDef] = _by_nr(_rows(xe_drm, "DRM_IOCTL_XE_"))
 MOCK: dict[int, IoctlDef] = _by_nr(_rows(xe_mock, "XE_MOCK_IOCTL_"))
+
+SYNC: dict[int, IoctlDef] = _by_nr(_rows(sync_file, "SYNC_IOC_"))
+SW_SYNC: dict[int, IoctlDef] = _by_nr(_rows(sync_file, "SW_SYNC_IOC_"))
 
 # SET_NAME has one nr and two sizes; the 64-bit caller's is listed, both are found by number.
 _SET_NAME_A = define("DMA_BUF_SET_NAME_A", dma_buf.DMA_BUF_SET_NAME_A)
@@ -136,16 +148,13 @@ DMA_BUF: dict[int, IoctlDef] = {
 #: Length of the driver's table: driver numbers from DRM_COMMAND_BASE + this on do not exist.
 XE_IOCTL_COUNT = len(XE)
 
-_ALL = (*CORE.values(), *XE.values(), *DMA_BUF.values(), _SET_NAME_A, *MOCK.values())
+_TABLES = (CORE, XE, DMA_BUF, SYNC, SW_SYNC, MOCK)
+_ALL = (*(row for table in _TABLES for row in table.values()), _SET_NAME_A)
 
 BY_NAME: dict[str, IoctlDef] = {row.name: row for row in _ALL}
 
 _BY_CMD = {row.cmd: row for row in _ALL}
-_BY_TYPE_AND_NR = {
-    (IOC_TYPE(row.cmd), row.nr): row
-    for table in (CORE, XE, DMA_BUF, MOCK)
-    for row in table.values()
-}
+_BY_TYPE_AND_NR = {(IOC_TYPE(row.cmd), row.nr): row for table in _TABLES for row in table.values()}
 
 
 def lookup(cmd: int) -> IoctlDef | None:

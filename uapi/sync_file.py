@@ -15,7 +15,9 @@ from uapi.ioctl import IOW, IOWR
 __all__ = (
     "SW_SYNC_IOC_CREATE_FENCE",
     "SW_SYNC_IOC_INC",
+    "SW_SYNC_IOC_MAGIC",
     "SYNC_IOC_FILE_INFO",
+    "SYNC_IOC_MAGIC",
     "SYNC_IOC_MERGE",
     "SYNC_IOC_SET_DEADLINE",
     "sw_sync_create_fence_data",
@@ -26,8 +28,8 @@ __all__ = (
     "sync_set_deadline",
 )
 
-_MAGIC = ord(">")
-_SW_SYNC_MAGIC = ord("W")
+SYNC_IOC_MAGIC = ord(">")
+SW_SYNC_IOC_MAGIC = ord("W")
 
 
 @layout
@@ -88,8 +90,8 @@ class sw_sync_inc(Struct):
     value: u32  # in: by how much
 
 
-SYNC_IOC_MERGE = IOWR(_MAGIC, 3, sync_merge_data)
-SYNC_IOC_FILE_INFO = IOWR(_MAGIC, 4, sync_file_info)
-SYNC_IOC_SET_DEADLINE = IOW(_MAGIC, 5, sync_set_deadline)
-SW_SYNC_IOC_CREATE_FENCE = IOWR(_SW_SYNC_MAGIC, 0, sw_sync_create_fence_data)
-SW_SYNC_IOC_INC = IOW(_SW_SYNC_MAGIC, 1, sw_sync_inc)
+SYNC_IOC_MERGE = IOWR(SYNC_IOC_MAGIC, 3, sync_merge_data)
+SYNC_IOC_FILE_INFO = IOWR(SYNC_IOC_MAGIC, 4, sync_file_info)
+SYNC_IOC_SET_DEADLINE = IOW(SYNC_IOC_MAGIC, 5, sync_set_deadline)
+SW_SYNC_IOC_CREATE_FENCE = IOWR(SW_SYNC_IOC_MAGIC, 0, sw_sync_create_fence_data)
+SW_SYNC_IOC_INC = IOW(SW_SYNC_IOC_MAGIC, 1, sw_sync_inc)

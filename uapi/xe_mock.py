@@ -37,6 +37,7 @@ from uapi.base import Struct, c_array, layout, s32, u32, u64, x32, x64
 from uapi.ioctl import IOC_SIZE_MAX, IOWR
 
 __all__ = (
+    "SW_SYNC_PATH",
     "XE_MOCK_ARG_MAX",
     "XE_MOCK_BO_DONTNEED",
     "XE_MOCK_BO_NOWHERE",
@@ -63,6 +64,7 @@ __all__ = (
     "pack_reply",
     "pack_request",
     "peek_length",
+    "sw_sync_paths",
     "token_path",
     "unpack_reply",
     "unpack_request",
@@ -81,6 +83,8 @@ XE_MOCK_IOCTL_BASE = ord("x")
 XE_MOCK_TOKEN_BASE = 0x40000000
 #: Hidden directory beside the device nodes where tokens are opened.
 XE_MOCK_FD_DIR = ".xe-mock-fd"
+#: The kernel's ``sw_sync`` (below /sys/kernel) in the mount.
+SW_SYNC_PATH = "debug/sync/sw_sync"
 
 XE_MOCK_REQUEST_MAGIC = 0x714D6558  # "XeMq" in memory
 XE_MOCK_REPLY_MAGIC = 0x724D6558  # "XeMr" in memory
@@ -109,6 +113,13 @@ def token_path(node: str, token: int) -> str:
     """Path to open for a token that an ioctl on ``node`` (path of the device node) returned."""
     directory, slash, _ = node.rpartition("/")
     return f"{directory}{slash}{XE_MOCK_FD_DIR}/{token:08x}"
+
+
+def sw_sync_paths(node: str) -> tuple[str, str]:
+    """Where ``sw_sync`` may be for the device of ``node`` (path of the device node): in its mount,
+    or the kernel's own."""
+    directory = node.rpartition("/")[0]
+    return f"{directory}/../../{SW_SYNC_PATH}", f"/sys/kernel/{SW_SYNC_PATH}"
 
 
 # --- private ioctls ------------------------------------------------------------------------

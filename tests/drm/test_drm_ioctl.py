@@ -101,7 +101,7 @@ def test_an_empty_slot(xe_device: XeDevice, node: str, nr: int) -> None:
 
 @pytest.mark.parametrize("node", NODES)
 @pytest.mark.parametrize("name", EMPTY_COMMANDS)
-def test_what_needs_fences_is_an_empty_slot(xe_device: XeDevice, node: str, name: str) -> None:
+def test_what_is_not_there_yet_is_an_empty_slot(xe_device: XeDevice, node: str, name: str) -> None:
     transport = LocalTransport(xe_device, node, caps=())
     cmd = EMPTY_COMMANDS[name]
     assert answer(transport, cmd, NULL) == errno.EINVAL

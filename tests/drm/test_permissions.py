@@ -143,6 +143,7 @@ def test_the_driver_has_the_flags_of_the_table(xe_device: XeDevice) -> None:
 REACHABLE_ON_RENDER = {
     *("VERSION", "GEM_CLOSE", "GET_CAP", "PRIME_HANDLE_TO_FD", "PRIME_FD_TO_HANDLE"),
     *("SET_CLIENT_NAME", "GEM_CHANGE_HANDLE"),
+    *(str(row) for row in CORE_ROWS if str(row).startswith("SYNCOBJ_")),
 }
 
 

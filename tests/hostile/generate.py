@@ -57,6 +57,9 @@ _WEIGHTS = {
     "DRM_IOCTL_PRIME_HANDLE_TO_FD": 5,
     "DRM_IOCTL_PRIME_FD_TO_HANDLE": 5,
     "DRM_IOCTL_GEM_CLOSE": 4,
+    "DRM_IOCTL_SYNCOBJ_CREATE": 3,
+    "DRM_IOCTL_SYNCOBJ_TIMELINE_WAIT": 3,
+    "DRM_IOCTL_SYNCOBJ_TRANSFER": 3,
     "XE_MOCK_IOCTL_BO_INFO": 3,
     "DRM_IOCTL_VERSION": 3,
 }
@@ -99,6 +102,7 @@ class _Known:
     vms: list[int] = field(default_factory=list)
     names: list[int] = field(default_factory=list)
     fds: list[int] = field(default_factory=list)
+    syncobjs: list[int] = field(default_factory=list)
     sizes: dict[int, int] = field(default_factory=dict)
     """Of DEVICE_QUERY, by the number of the query."""
 
@@ -127,6 +131,7 @@ class Generator:
         """The file was closed: its handles and VMs are gone."""
         self.known.handles.clear()
         self.known.vms.clear()
+        self.known.syncobjs.clear()
 
     # ---- calls ----
 
@@ -227,10 +232,16 @@ class Generator:
         data[offset : offset + size] = (new & mask).to_bytes(size, "little")
 
     def _tamed(self, call: Call) -> Call:
-        """Keep buffers small, or so large that they never fit.
+        """Keep buffers small, or so large that they never fit, and waits short.
 
         What fits but just so would leave no room for the client that is watched meanwhile.
         """
+        offset, size, mask = _WAITS.get(call.cmd & 0xFFFF, (0, 0, 0))
+        if size and len(call.data) >= offset + size:
+            data = bytearray(call.data)
+            wanted = int.from_bytes(data[offset : offset + size], "little")
+            data[offset : offset + size] = (wanted & mask).to_bytes(size, "little")
+            call = dataclasses.replace(call, data=bytes(data))
         offset, size = _BYTES_WANTED.get(call.cmd & 0xFFFF, (0, 0))
         if not size or len(call.data) < offset + size:
             return call
@@ -291,6 +302,10 @@ class Generator:
     def vm(self) -> int:
         """A VM's id."""
         return self._one_of(self.known.vms)
+
+    def syncobj(self) -> int:
+        """A sync object's handle."""
+        return self._one_of(self.known.syncobjs)
 
     def fd(self) -> int:
         """A descriptor, most likely of something that can be imported."""
@@ -353,6 +368,14 @@ class Generator:
         if args.vm_id in self.known.vms:
             self.known.vms.remove(args.vm_id)
 
+    def _made_syncobj(self, args: Any) -> None:
+        if args.handle not in self.known.syncobjs:
+            self.known.syncobjs = [*self.known.syncobjs[-16:], args.handle]
+
+    def _lost_syncobj(self, args: Any) -> None:
+        if args.handle in self.known.syncobjs:
+            self.known.syncobjs.remove(args.handle)
+
     def _made_name(self, args: Any) -> None:
         self.known.names = [*self.known.names[-8:], args.name]
 
@@ -367,6 +390,8 @@ _ROLES: dict[str, Callable[[Generator], int]] = {
     "handle": Generator.handle,
     "obj": Generator.handle,
     "vm_id": Generator.vm,
+    "src_handle": Generator.syncobj,
+    "dst_handle": Generator.syncobj,
     "fd": Generator.fd,
     "devmem_fd": Generator.fd,
     "exec_queue_id": lambda _: 0,
@@ -531,11 +556,40 @@ def _export(g: Generator, args: Any) -> None:
     args.flags = g.rng.choice((0, os.O_CLOEXEC, os.O_RDWR, os.O_CLOEXEC | os.O_RDWR))
 
 
+def _syncobj(g: Generator, args: Any) -> None:
+    args.handle = g.syncobj()
+    if hasattr(args, "flags"):
+        args.flags = g.rng.choice((0, 0, 1, 1, 3))
+    if hasattr(args, "point"):
+        args.point = g.rng.choice((0, 0, 0, 1, 2, 3))
+
+
+def _syncobj_array(g: Generator, args: Any) -> None:
+    count = args.count_handles = g.rng.choice((0, 1, 1, 1, 2, 3, 8))
+    handles = b"".join(g.syncobj().to_bytes(4, "little") for _ in range(count))
+    points = b"".join(g.rng.randrange(6).to_bytes(8, "little") for _ in range(count))
+    args.handles = g._pointer(max(4 * count, 8), IN, handles)
+    if hasattr(args, "points"):
+        args.points = g._pointer(max(8 * count, 8), IN | OUT, points)
+    if g.rng.random() < 0.02:
+        args.count_handles = g.rng.choice((1000, 100_000, 1 << 19, 0xFFFF_FFFF))
+
+
 _REFINEMENTS: dict[str, Callable[[Generator, Any], None]] = {
     "DRM_IOCTL_VERSION": _version,
     "DRM_IOCTL_SET_CLIENT_NAME": _client_name,
     "DRM_IOCTL_MODE_CREATE_DUMB": _dumb,
     "DRM_IOCTL_PRIME_HANDLE_TO_FD": _export,
+    "DRM_IOCTL_SYNCOBJ_DESTROY": _syncobj,
+    "DRM_IOCTL_SYNCOBJ_HANDLE_TO_FD": _syncobj,
+    "DRM_IOCTL_SYNCOBJ_FD_TO_HANDLE": _syncobj,
+    "DRM_IOCTL_SYNCOBJ_EVENTFD": _syncobj,
+    "DRM_IOCTL_SYNCOBJ_WAIT": _syncobj_array,
+    "DRM_IOCTL_SYNCOBJ_RESET": _syncobj_array,
+    "DRM_IOCTL_SYNCOBJ_SIGNAL": _syncobj_array,
+    "DRM_IOCTL_SYNCOBJ_TIMELINE_WAIT": _syncobj_array,
+    "DRM_IOCTL_SYNCOBJ_QUERY": _syncobj_array,
+    "DRM_IOCTL_SYNCOBJ_TIMELINE_SIGNAL": _syncobj_array,
     "DRM_IOCTL_XE_GEM_CREATE": _gem_create,
     "DRM_IOCTL_XE_VM_CREATE": _vm_create,
     "DRM_IOCTL_XE_VM_BIND": _vm_bind,
@@ -558,6 +612,9 @@ _LESSONS: dict[str, tuple[bool, Callable[[Generator, Any], None]]] = {
     "DRM_IOCTL_XE_VM_DESTROY": (False, Generator._lost_vm),
     "DRM_IOCTL_GEM_FLINK": (True, Generator._made_name),
     "DRM_IOCTL_PRIME_HANDLE_TO_FD": (True, Generator._made_token),
+    "DRM_IOCTL_SYNCOBJ_CREATE": (True, Generator._made_syncobj),
+    "DRM_IOCTL_SYNCOBJ_DESTROY": (False, Generator._lost_syncobj),
+    "DRM_IOCTL_SYNCOBJ_HANDLE_TO_FD": (True, Generator._made_token),
     "DRM_IOCTL_XE_DEVICE_QUERY": (True, Generator._told_size),
 }
 """What a success tells, and whether it is the answer that tells it."""
@@ -585,6 +642,37 @@ _BYTES_WANTED = dict(
     )
 )
 """Type and nr -> where the argument says how much memory it wants."""
+
+_A_MOMENT = 0xF_FFFF  # nanoseconds, and for those that take a time of day long past
+_NOT_FOR_SUBMIT = 0xFFFF_FFFF & ~drm.DRM_SYNCOBJ_WAIT_FLAGS_WAIT_FOR_SUBMIT
+
+
+def _wait_field(
+    name: str, struct: type[Struct], member: str, mask: int
+) -> tuple[int, tuple[int, int, int]]:
+    cmd, (offset, size) = _size_field(name, struct, member)
+    return cmd, (offset, size, mask)
+
+
+_WAITS = dict(
+    (
+        _wait_field("DRM_IOCTL_SYNCOBJ_WAIT", drm.drm_syncobj_wait, "timeout_nsec", _A_MOMENT),
+        _wait_field(
+            "DRM_IOCTL_SYNCOBJ_TIMELINE_WAIT",
+            drm.drm_syncobj_timeline_wait,
+            "timeout_nsec",
+            _A_MOMENT,
+        ),
+        _wait_field(
+            "DRM_IOCTL_XE_WAIT_USER_FENCE", xe_drm.drm_xe_wait_user_fence, "timeout", _A_MOMENT
+        ),
+        # With the flag it sleeps for five seconds.
+        _wait_field(
+            "DRM_IOCTL_SYNCOBJ_TRANSFER", drm.drm_syncobj_transfer, "flags", _NOT_FOR_SUBMIT
+        ),
+    )
+)
+"""Type and nr -> where the argument says how long to wait, and what may stay of that."""
 
 
 # ---- layouts ---------------------------------------------------------------------------------
@@ -652,6 +740,7 @@ def _fences(arena: Arena, args: Any) -> Iterator[tuple[int, int]]:
 _WRITES: dict[str, Callable[[Arena, Any], Iterator[tuple[int, int]]]] = {
     "DRM_IOCTL_VERSION": _texts,
     "DRM_IOCTL_GET_UNIQUE": lambda _, args: iter([(args.unique, args.unique_len)]),
+    "DRM_IOCTL_SYNCOBJ_QUERY": lambda _, args: iter([(args.points, 8 * args.count_handles)]),
     "DRM_IOCTL_XE_DEVICE_QUERY": lambda _, args: iter([(args.data, args.size)]),
     "DRM_IOCTL_XE_VM_BIND": _fences,
     "DRM_IOCTL_XE_MADVISE": lambda _, args: iter([(args.purge_state_val.retained_ptr, 4)]),

@@ -6,6 +6,8 @@ import ctypes
 import errno
 import mmap
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -14,7 +16,7 @@ from tests.node.fake_mount import Child
 from xedev.kernel.errors import KernelError
 from xedev.node import process_memory
 from xedev.node.caller import ProcessCaller, read_status
-from xedev.node.process_memory import ProcessMemory
+from xedev.node.process_memory import ProcessMemory, lasting_memory
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -121,3 +123,61 @@ def test_status_of_a_thread() -> None:
     status = read_status(os.getpid())
     assert status.tgid == os.getpid()
     assert set(os.getgroups()) == status.groups
+
+
+# ---- memory that lasts ----
+
+_CELL_THEN_CAT = """
+import ctypes, os, sys
+cell = ctypes.c_uint64(5)
+print(ctypes.addressof(cell), flush=True)
+sys.stdin.readline()
+print(cell.value, flush=True)
+os.execvp("cat", ["cat"])
+"""
+
+
+def test_lasting_memory_ends_with_the_program() -> None:
+    command = [sys.executable, "-c", _CELL_THEN_CAT]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, bufsize=0) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        memory = lasting_memory(child.pid)
+        address = int(child.stdout.readline())
+        # Until here it may have been the interpreter's predecessor, the fork.
+        memory = lasting_memory(child.pid)
+        assert lasting_memory(child.pid) is memory
+        assert memory.read_u64(address) == 5
+        memory.write_u64(address, 6)
+        child.stdin.write(b"go on\n")
+        assert child.stdout.readline() == b"6\n"
+        child.stdin.write(b"the other program\n")
+        assert child.stdout.readline() == b"the other program\n"
+        with pytest.raises(KernelError) as caught:
+            memory.write_u64(address, 7)
+        assert caught.value.errno == errno.EFAULT
+        assert not memory.is_alive
+        new = lasting_memory(child.pid)
+        assert new is not memory
+        assert new.is_alive
+        child.stdin.close()
+        child.wait()
+        assert not new.is_alive
+
+
+def test_nobody_has_no_lasting_memory() -> None:
+    memory = lasting_memory(0)
+    assert not memory.is_alive
+    with pytest.raises(KernelError):
+        memory.read_u64(4096)
+
+
+def test_lasting_memory_keeps_one_descriptor_while_it_is_used() -> None:
+    def count() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    start = count()
+    memories = [lasting_memory(os.getpid()) for _ in range(100)]
+    assert count() == start + 1
+    memories.clear()
+    assert count() == start

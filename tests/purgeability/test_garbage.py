@@ -7,6 +7,8 @@ is gone when its clients are, failed calls included.
 from __future__ import annotations
 
 import gc
+import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +19,11 @@ import pytest
 from tests.model.purgeability_ops import POLICIES, Policy
 from uapi import xe_drm
 from xedev.client import Device, UserFence
+from xedev.client.igt_syncobj import (
+    sw_sync_timeline_create_fence,
+    sw_sync_timeline_inc,
+    sync_fence_merge,
+)
 from xedev.client.memory import op_map, op_map_null, op_prefetch, op_unmap, op_unmap_all
 from xedev.node.local import LocalTransport
 from xedev.testing.target import LocalTarget
@@ -149,6 +156,36 @@ def _be_refused(client: Client) -> None:
             call()
 
 
+def _synchronise(client: Client) -> None:
+    """Wait, in vain and not, for points, chains, arrays and submissions; leave fences pending."""
+    device = Device(LocalTransport(client.target.xe))
+    a, b = device.syncobj_create(), device.syncobj_create()
+    lines = [device.transport.open_sw_sync() for _ in range(2)]
+    fences = [sw_sync_timeline_create_fence(device, line, 1) for line in lines]
+    merged = sync_fence_merge(device, fences[0], fences[1])
+    event = os.eventfd(0)
+    try:
+        device.syncobj_eventfd(a, 1, event)
+        device.syncobj_eventfd(b, 99, event)
+        device.syncobj_import_sync_file(a, merged, 1)
+        device.syncobj_import_sync_file(a, fences[0], 5)
+        device.syncobj_transfer(b, 3, a, 5)
+        for flags in (0, 1, 2, 3):
+            for handles in ([a, b], [b, a, device.syncobj_create()]):
+                with suppress(OSError):
+                    device.syncobj_wait(handles, time.monotonic_ns() + 50_000, flags)
+        device.syncobj_reset([a])
+        device.syncobj_wait([b, device.syncobj_create(1)])
+        device.syncobj_handle_to_token(b, 1)
+        sw_sync_timeline_inc(device, lines[0], 1)
+    finally:
+        os.close(event)
+        for fd in (*fences, merged, *lines):
+            device.close_fd(fd)
+    device.syncobj_destroy(a)
+    device.close()
+
+
 def _fail_inside(client: Client) -> None:
     for point in FAULT_POINTS:
         for work in (_bind_and_unbind, _create_and_destroy, _share):
@@ -167,6 +204,7 @@ WORKLOADS: tuple[Callable[[Client], None], ...] = (
     _share,
     _create_and_destroy,
     _be_refused,
+    _synchronise,
     _fail_inside,
 )
 

@@ -6,7 +6,7 @@ Usage, from the top of the tree::
     python tests/uapi/make_golden.py --check    only tell whether the file is up to date
 
 The names are read from the headers' text, not from the mirrors, so a mirror that lacks one shows.
-Of ``drm.h`` only what xe-mock takes part in is kept; ``xe_drm.h`` and ``dma-buf.h`` are whole.
+Of ``drm.h`` only what xe-mock takes part in is kept; the other headers are whole.
 The compiler and Linux 7.2's headers come with the ziglang package.
 """
 
@@ -32,17 +32,24 @@ if __name__ == "__main__":  # under pytest its configuration sees to this
     sys.path.insert(0, str(TOP))
 
 from tests.c_compiler import compile_c, kernel_headers  # noqa: E402
-from uapi import dma_buf, drm, xe_drm  # noqa: E402
+from uapi import dma_buf, drm, sync_file, xe_drm  # noqa: E402
 from uapi.base import Struct, Union  # noqa: E402
 
 #: Mirrors by header, and the mirrors that have no original of their name.
-MODULES: dict[str, ModuleType] = {"xe_drm": xe_drm, "drm": drm, "dma_buf": dma_buf}
+MODULES: dict[str, ModuleType] = {
+    "xe_drm": xe_drm,
+    "drm": drm,
+    "dma_buf": dma_buf,
+    "sync_file": sync_file,
+}
 HEADERS = {
     "xe_drm": ("drm/xe_drm.h",),
     "drm": ("drm/drm.h", "drm/drm_mode.h"),
     "dma_buf": ("linux/dma-buf.h",),
+    "sync_file": ("linux/sync_file.h",),
 }
-OWN_NAMES = {"drm_mode_rmfb_arg"}
+OWN_NAMES = {"drm_mode_rmfb_arg", "sw_sync_create_fence_data", "sw_sync_inc"}
+OWN_CONSTANTS = re.compile(r"SW_SYNC_\w+")
 
 #: Constants of drm.h and drm_mode.h that count.
 DRM_CONSTANTS = re.compile(
@@ -79,7 +86,9 @@ def mirror_constants(module: ModuleType) -> dict[str, int]:
     own = {
         name: value
         for name, value in vars(module).items()
-        if re.fullmatch(r"_?[A-Z][A-Z0-9_]+", name) and isinstance(value, int)
+        if re.fullmatch(r"_?[A-Z][A-Z0-9_]+", name)
+        and isinstance(value, int)
+        and not OWN_CONSTANTS.fullmatch(name)
     }
     if module is not drm:
         own = {name: value for name, value in own.items() if not hasattr(drm, name)}
@@ -210,6 +219,7 @@ _PROLOGUE = """\
 #include <drm/drm_mode.h>
 #include <drm/xe_drm.h>
 #include <linux/dma-buf.h>
+#include <linux/sync_file.h>
 #define SIZE(part, t) printf("%s size %s %zu\\n", part, #t, sizeof(t));
 #define FIELD(part, t, f) printf("%s field %s %s %zu %zu\\n", part, #t, #f, offsetof(t, f), \\
     sizeof(((t *)0)->f));

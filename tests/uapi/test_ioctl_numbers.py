@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.uapi.make_golden import HOLES
-from uapi import dma_buf, drm, registry, xe_drm, xe_mock
+from uapi import dma_buf, drm, registry, sync_file, xe_drm, xe_mock
 from uapi.ioctl import (
     IO,
     IOC,
@@ -91,6 +91,11 @@ KNOWN = {
     "DMA_BUF_SET_NAME_B": 0x40086201,
     "DMA_BUF_IOCTL_EXPORT_SYNC_FILE": 0xC0086202,
     "DMA_BUF_IOCTL_IMPORT_SYNC_FILE": 0x40086203,
+    "SYNC_IOC_MERGE": 0xC0303E03,
+    "SYNC_IOC_FILE_INFO": 0xC0383E04,
+    "SYNC_IOC_SET_DEADLINE": 0x40103E05,
+    "SW_SYNC_IOC_CREATE_FENCE": 0xC0285700,
+    "SW_SYNC_IOC_INC": 0x40045701,
     "XE_MOCK_IOCTL_MMAP": 0xC2407800,
     "XE_MOCK_IOCTL_FAULT": 0xC0207801,
     "XE_MOCK_IOCTL_IMPORT_FOREIGN": 0xC0207802,
@@ -108,7 +113,7 @@ def test_known_numbers(name: str, cmd: int) -> None:
 
 @pytest.mark.parametrize("row", registry.BY_NAME.values(), ids=lambda row: row.name)
 def test_rows_agree_with_their_structs_and_constants(row: IoctlDef) -> None:
-    modules = (drm, xe_drm, dma_buf, xe_mock)
+    modules = (drm, xe_drm, dma_buf, sync_file, xe_mock)
     assert [row.cmd] == [getattr(m, row.name) for m in modules if hasattr(m, row.name)]
     assert row.size == (ctypes.sizeof(row.struct) if row.struct else IOC_SIZE(row.cmd))
     assert registry.lookup(row.cmd) is row

@@ -14,6 +14,7 @@ from xedev.client.core import CoreIoctls
 from xedev.client.mapping import MappingIoctls
 from xedev.client.mock import MockIoctls
 from xedev.client.query import QueryIoctls
+from xedev.client.syncobj import SyncobjIoctls
 from xedev.client.transport import (
     OUT,
     Buffer,
@@ -32,7 +33,7 @@ _PR_SET_PTRACER = 0x59616D61
 _PR_SET_PTRACER_ANY = -1
 
 
-class Device(CoreIoctls, QueryIoctls, MappingIoctls, MockIoctls):
+class Device(CoreIoctls, SyncobjIoctls, QueryIoctls, MappingIoctls, MockIoctls):
     """An open DRM file of an Xe device, real or mock.
 
     >>> with Device.open("/dev/dri/renderD128") as device:  # doctest: +SKIP

@@ -34,6 +34,9 @@ PAT_INDEX_WB = 2
 
 _SYSTEM_MEMORY = 1 << 0
 
+NS_PER_S = 1_000_000_000
+ALL_BITS = (1 << 64) - 1
+
 
 class UserFence:
     """A cell of this process that VM_BIND writes a value to when its work is done.
@@ -64,8 +67,13 @@ class UserFence:
         """The cell, for the list of buffers."""
         return Buffer(self._cell, IN | OUT)
 
-    def wait(self, timeout: float = 10.0) -> None:
-        """Look until the value is there; ETIME after ``timeout`` seconds."""
+    def wait(self, timeout: float = 10.0, device: MemoryIoctls | None = None) -> None:
+        """Sleep in ``device``, or without one look again and again, until the value is there;
+        ETIME after ``timeout`` seconds."""
+        if device is not None:
+            address = ctypes.addressof(self._cell)
+            device.wait_user_fence(address, self.value, timeout=int(timeout * NS_PER_S))
+            return
         end = time.monotonic() + timeout
         while not self.signaled:
             if time.monotonic() > end:
@@ -276,6 +284,39 @@ class MemoryIoctls(Ioctls):
             arg.vector_of_binds = ctypes.addressof(op_array)
             arrays.append(Buffer(op_array, IN))
         self.ioctl(xe_drm.DRM_IOCTL_XE_VM_BIND, arg, [*arrays, *cells, *_userptrs(ops), *buffers])
+
+    def wait_user_fence(
+        self,
+        addr: int,
+        value: int,
+        *,
+        op: int = xe_drm.DRM_XE_UFENCE_WAIT_OP_EQ,
+        mask: int = ALL_BITS,
+        timeout: int = -1,
+        flags: int = 0,
+        exec_queue_id: int = 0,
+    ) -> int:
+        """Sleep until the ``u64`` at ``addr``, masked, relates to the masked ``value`` as ``op``
+        says (WAIT_USER_FENCE, kernel: ``xe_wait_user_fence_ioctl``).
+
+        The sleeper looks when the driver has written a fence; a plain store does not wake it.
+        ``timeout`` is nanoseconds: negative for ever, 0 one look, with ABSTIME in ``flags`` a time
+        of CLOCK_MONOTONIC. Returns it as the driver left it: of a relative one, what was left.
+
+        ETIME: not in time. EIO: the queue was reset. EINVAL: ``op``, ``flags``, ``addr`` not a
+        multiple of 8. ENOENT: unknown queue. EFAULT: nothing is mapped at ``addr``.
+        """
+        arg = xe_drm.drm_xe_wait_user_fence(
+            addr=addr,
+            op=op,
+            flags=flags,
+            value=value,
+            mask=mask,
+            timeout=timeout,
+            exec_queue_id=exec_queue_id,
+        )
+        self.ioctl(xe_drm.DRM_IOCTL_XE_WAIT_USER_FENCE, arg, [Buffer.at(addr, 8)])
+        return arg.timeout
 
     # --- advice ---------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from uapi.xe_mock import (
     Window,
     pack_request,
     peek_length,
+    sw_sync_paths,
     token_path,
     unpack_reply,
 )
@@ -150,8 +151,11 @@ class Transport(Protocol):
     def open_fd(self, token: int, flags: int) -> int:
         """Turn a descriptor token into a descriptor. ``flags``: O_RDWR, O_CLOEXEC."""
 
+    def open_sw_sync(self) -> int:
+        """Open a timeline of ``sw_sync``; errors of open(2)."""
+
     def close_fd(self, fd: int) -> None:
-        """Close what `open_fd` gave."""
+        """Close what `open_fd` or `open_sw_sync` gave."""
 
     def fileno(self) -> int:
         """The descriptor of the DRM file."""
@@ -214,6 +218,13 @@ class _Node:
             os.set_inheritable(fd, not flags & os.O_CLOEXEC)
             return fd
         raise OSError(_errno.ENOENT, os.strerror(_errno.ENOENT), next(iter(paths)))
+
+    def open_sw_sync(self) -> int:
+        """Open ``sw_sync`` of the mount that the node is in, else the kernel's own, which is for
+        root. ENOENT: there is none, EACCES."""
+        mine, kernels = sw_sync_paths(os.readlink(f"/proc/self/fd/{self._fd}"))
+        path = mine if os.path.exists(mine) else kernels
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
     def close_fd(self, fd: int) -> None:
         """close(2)."""

@@ -56,6 +56,8 @@ __all__ = (
     "xe_vm_unbind_async",
     "xe_vm_unbind_lr_sync",
     "xe_vm_unbind_sync",
+    "xe_wait_ufence",
+    "xe_wait_ufence_abstime",
 )
 
 #: What a user fence of a bind that is waited for gets.
@@ -325,6 +327,28 @@ def xe_vm_unbind_lr_sync(device: Device, vm: int, offset: int, addr: int, size: 
     fence = UserFence(_BIND_DONE)
     xe_vm_unbind_async(device, vm, 0, offset, addr, size, [fence])
     fence.wait()
+
+
+# --- user fences ---------------------------------------------------------------------------
+
+
+def xe_wait_ufence(device: Device, addr: int, value: int, exec_queue: int, timeout: int) -> int:
+    """Wait until ``value`` stands at ``addr``, for ``timeout`` nanoseconds, negative for ever;
+    what was left of them. EIO needs ``exec_queue``."""
+    return device.wait_user_fence(addr, value, timeout=timeout, exec_queue_id=exec_queue)
+
+
+def xe_wait_ufence_abstime(
+    device: Device, addr: int, value: int, exec_queue: int, timeout: int
+) -> int:
+    """The same until a moment of CLOCK_MONOTONIC, which is returned."""
+    return device.wait_user_fence(
+        addr,
+        value,
+        timeout=timeout,
+        flags=xe_drm.DRM_XE_UFENCE_WAIT_FLAG_ABSTIME,
+        exec_queue_id=exec_queue,
+    )
 
 
 # --- advice --------------------------------------------------------------------------------

@@ -20,15 +20,17 @@ from xedev.kernel.deferred import Deferred
 from xedev.kernel.dma_fence import (
     DmaFence,
     DmaFenceChain,
+    dma_fence_chain_collect,
     dma_fence_chain_find_seqno,
     dma_fence_chain_value,
+    dma_fence_unwrap_merge,
     signalled_fence,
 )
 from xedev.kernel.errors import KernelError
 from xedev.kernel.eventfd import EventFd
-from xedev.kernel.files import File
+from xedev.kernel.files import POLLIN, POLLOUT, File
 from xedev.kernel.refcount import Refcounted
-from xedev.kernel.sync_file import SyncFile, dma_fence_unwrap_merge
+from xedev.kernel.sync_file import SyncFile
 from xedev.kernel.wait import WaitQueue
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ __all__ = (
 
 ARRAY_MAX_BYTES = 4 << 20
 """Largest array that the kernel allocates in one piece."""
+WAIT_ENTRY_BYTES = 64
+"""Of the kernel's ``struct syncobj_wait_entry``, one for each object of a wait."""
 TRANSFER_TIMEOUT = 5.0  # seconds
 NS_PER_S = 1_000_000_000
 NOBODY = 0xFFFF_FFFF
@@ -65,12 +69,13 @@ class DrmSyncobj(Refcounted):
     return True.
     """
 
-    __slots__ = ("_lock", "_watchers", "fence")
+    __slots__ = ("_collect_in", "_lock", "_watchers", "fence")
 
     def __init__(self, fence: DmaFence | None = None) -> None:
         super().__init__()
         self._lock = threading.Lock()
         self._watchers: dict[_Watcher, None] = {}
+        self._collect_in = 1
         self.fence = fence
 
     def search(self, point: int) -> DmaFence | None:
@@ -95,8 +100,14 @@ class DrmSyncobj(Refcounted):
     def add_point(self, fence: DmaFence, point: int) -> None:
         """Put a point on top of the chain (kernel: ``drm_syncobj_add_point``)."""
         with self._lock:
-            self.fence = DmaFenceChain(self.fence, fence, point)
+            chain = self.fence = DmaFenceChain(self.fence, fence, point)
             self._tell_watchers()
+            self._collect_in -= 1
+            is_due = self._collect_in <= 0
+        if is_due:
+            # The kernel walks at each point.  As often as the chain is long is enough, and does
+            # not make a long one slower and slower.
+            self._collect_in = dma_fence_chain_collect(chain)
 
     def watch(self, watcher: _Watcher) -> None:
         """Call ``watcher`` now and at every change, until it is content."""
@@ -230,6 +241,10 @@ class SyncobjFile(File):
         caller.reason = "the descriptor of a syncobj has no ioctls"
         return -errno.ENOTTY
 
+    def poll(self, waiter: Callable[[], None] | None) -> int:
+        """Always ready, as what has no poll is."""
+        return POLLIN | POLLOUT
+
     def release(self) -> None:
         """The descriptor was closed."""
         self.syncobj.put()
@@ -305,9 +320,9 @@ def _array(file: DrmFile, caller: Caller, address: int, count: int) -> Iterator[
     ``ENOMEM`` too many, ``EFAULT``, ``ENOENT`` any of them unknown (kernel:
     ``drm_syncobj_array_find``).
     """
-    if count * 8 > ARRAY_MAX_BYTES:
-        raise KernelError(errno.ENOMEM, f"an array of {count} handles is too long")
+    _check_array(count, 4)
     handles = struct.unpack(f"<{count}I", caller.memory.read(address, 4 * count))
+    _check_array(count, 8)
     found: list[DrmSyncobj] = []
     try:
         for handle in handles:
@@ -318,6 +333,12 @@ def _array(file: DrmFile, caller: Caller, address: int, count: int) -> Iterator[
         yield found
     finally:
         _put_all(found)
+
+
+def _check_array(count: int, size: int) -> None:
+    """``ENOMEM`` for more than the kernel allocates."""
+    if count * size > ARRAY_MAX_BYTES:
+        raise KernelError(errno.ENOMEM, f"an array of {count} objects is too long")
 
 
 def _put_all(syncobjs: Iterable[DrmSyncobj]) -> None:
@@ -378,9 +399,8 @@ def drm_syncobj_query_ioctl(
     _check(not args.flags & ~last, f"unknown flags {args.flags:#x}")
     _check(bool(args.count_handles), "an array of no handles")
     with _array(file, caller, args.handles, args.count_handles) as syncobjs:
-        for index, syncobj in enumerate(syncobjs):
-            value = _query(syncobj.fence, bool(args.flags & last))
-            caller.memory.write_u64(args.points + 8 * index, value)
+        values = [_query(syncobj.fence, bool(args.flags & last)) for syncobj in syncobjs]
+        caller.memory.write(args.points, struct.pack(f"<{len(values)}Q", *values))
 
 
 def _query(fence: DmaFence | None, last_submitted: bool) -> int:
@@ -395,29 +415,42 @@ def _query(fence: DmaFence | None, last_submitted: bool) -> int:
 class _Entry(_Watcher):
     """One object of a wait."""
 
-    __slots__ = ("is_watched", "wait")
+    __slots__ = ("_is_called", "wake")
 
-    def __init__(self, wait: _Wait, point: int) -> None:
+    def __init__(self, point: int, wake: Callable[[], None]) -> None:
         super().__init__(point)
-        self.wait = wait
-        self.is_watched = False
+        self.wake = wake
+        self._is_called = False
+
+    def watch_fence(self) -> None:
+        """Be woken by the fence that is there."""
+        if self.fence is not None:
+            self._is_called = self.fence.add_callback(self.wake)
 
     def found(self, fence: DmaFence) -> None:
         """The waiting thread has to look at the new fence."""
-        self.wait.queue.wake_up()
+        self.watch_fence()
+        self.wake()
+
+    def end(self) -> None:
+        """The fence need not tell any more."""
+        if self.fence is not None and self._is_called:
+            self.fence.remove_callback(self.wake)
 
 
 class _Wait:
-    """A wait for some or all of several points (kernel: ``drm_syncobj_array_wait_timeout``)."""
+    """A wait for some or all of several points (kernel: ``drm_syncobj_array_wait_timeout``).
+
+    `is_over` runs under the lock of the queue, and who changes a fence takes that lock to wake us;
+    so it only looks, and callbacks are added elsewhere.
+    """
 
     def __init__(self, syncobjs: list[DrmSyncobj], points: tuple[int, ...], flags: int) -> None:
         self.queue = WaitQueue()
         self.first = NOBODY
         self._syncobjs = syncobjs
         self._flags = flags
-        self._entries = [_Entry(self, point) for point in points]
-        # One object: a bound method is a new one at each look-up.
-        self._wake = self.queue.wake_up
+        self._entries = [_Entry(point, self.queue.wake_up) for point in points]
 
     def begin(self) -> bool:
         """Whether the wait is over before it began; ``EINVAL`` for a point that is not there
@@ -437,28 +470,22 @@ class _Wait:
         for entry, syncobj in zip(self._entries, self._syncobjs, strict=True):
             if entry.fence is None:
                 syncobj.watch(entry)
+            elif not self._flags & AVAILABLE:
+                entry.watch_fence()
 
     def is_over(self) -> bool:
         """Look at all of them again."""
-        done = 0
-        for index, entry in enumerate(self._entries):
-            if not self._is_done(entry) and not self._is_done_when_watched(entry):
-                continue
-            if not self._flags & WAIT_ALL:
-                self.first = index
-                return True
-            done += 1
-        return done == len(self._entries)
+        if self._flags & WAIT_ALL:
+            return all(map(self._is_done, self._entries))
+        first = next((i for i, entry in enumerate(self._entries) if self._is_done(entry)), None)
+        if first is None:
+            return False
+        self.first = first
+        return True
 
     def _is_done(self, entry: _Entry) -> bool:
         fence = entry.fence
         return fence is not None and (bool(self._flags & AVAILABLE) or fence.is_signaled())
-
-    def _is_done_when_watched(self, entry: _Entry) -> bool:
-        if entry.fence is None or entry.is_watched:
-            return False
-        entry.is_watched = entry.fence.add_callback(self._wake)
-        return not entry.is_watched
 
     def fence(self, index: int) -> DmaFence | None:
         """What was found for a point."""
@@ -468,8 +495,7 @@ class _Wait:
         """Nobody waits any more."""
         for entry, syncobj in zip(self._entries, self._syncobjs, strict=True):
             syncobj.unwatch(entry)
-            if entry.fence is not None and entry.is_watched:
-                entry.fence.remove_callback(self._wake)
+            entry.end()
         _put_all(self._syncobjs)
 
 
@@ -486,7 +512,8 @@ def _wait(
     syncobjs: list[DrmSyncobj],
     points: tuple[int, ...],
 ) -> int | Deferred[int]:
-    """Answer now or later: 0 and ``first_signaled``, ``EINVAL`` no fence, ``ETIME``."""
+    """Answer now or later: 0 and ``first_signaled``, ``EINVAL`` no fence, ``ENOMEM``, ``ETIME``."""
+    _check_array(len(syncobjs), WAIT_ENTRY_BYTES)
     for syncobj in syncobjs:
         syncobj.get()
     wait = _Wait(syncobjs, points, args.flags)

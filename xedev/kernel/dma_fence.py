@@ -1,7 +1,8 @@
 """Fences: work that will be done, and who wants to know (kernel: drivers/dma-buf/dma-fence.c).
 
-A fence is signalled once and stays so.  Callbacks run in the thread that signals, with no lock
-held, and must not sleep.
+A fence is signalled once and stays so.  Callbacks run in the thread that signals, with no lock of
+fences held, and must not sleep; those of a container may also run in the thread that adds one, so
+they take no lock that is held while callbacks are added.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ __all__ = (
     "DmaFence",
     "DmaFenceArray",
     "DmaFenceChain",
+    "dma_fence_chain_collect",
     "dma_fence_chain_find_seqno",
     "dma_fence_chain_value",
     "dma_fence_chain_walk",
     "dma_fence_context_alloc",
+    "dma_fence_is_later",
     "dma_fence_unwrap",
+    "dma_fence_unwrap_merge",
     "signalled_fence",
 )
 
@@ -40,13 +44,24 @@ def dma_fence_context_alloc() -> int:
 class DmaFence:
     """One fence (kernel: ``struct dma_fence``): number ``seqno`` of its ``context``."""
 
-    __slots__ = ("_callbacks", "_signalled", "context", "driver", "error", "seqno", "timestamp")
+    __slots__ = (
+        "_callbacks",
+        "_signalled",
+        "context",
+        "driver",
+        "error",
+        "seqno",
+        "timeline",
+        "timestamp",
+    )
 
-    def __init__(self, context: int, seqno: int, driver: str = "xe") -> None:
+    def __init__(self, context: int, seqno: int, driver: str = "xe", timeline: str = "") -> None:
         self.context = context
         self.seqno = seqno
         self.driver = driver
         """Who will signal it, for people."""
+        self.timeline = timeline
+        """What the row of fences is, for people."""
         self.error = 0
         """0, or the errno (positive) that the work ended with."""
         self.timestamp = 0
@@ -58,13 +73,19 @@ class DmaFence:
         """Whether the work is done (kernel: ``dma_fence_is_signaled``)."""
         return self._signalled
 
+    def get_status(self) -> int:
+        """1 done, 0 not yet, ``-errno`` failed (kernel: ``dma_fence_get_status``)."""
+        if not self.is_signaled():
+            return 0
+        return -self.error or 1
+
     def signal(self, error: int = 0) -> None:
         """The work is done, or failed with ``error``; a second time nothing happens."""
         with _lock:
             if self._signalled:
                 return
             self.error = error
-            self.timestamp = time.monotonic_ns()
+            self.timestamp = self.timestamp or time.monotonic_ns()
             self._signalled = True
             callbacks, self._callbacks = self._callbacks, {}
         for callback in callbacks:
@@ -96,92 +117,124 @@ def _run(callback: Callback) -> None:
         report_bug("a callback of a fence")
 
 
-def signalled_fence(error: int = 0) -> DmaFence:
-    """A new fence that is signalled (kernel: ``dma_fence_allocate_private_stub``)."""
-    fence = DmaFence(dma_fence_context_alloc(), 1, "stub")
-    fence.signal(error)
+def signalled_fence(timestamp: int = 0) -> DmaFence:
+    """A new fence that is signalled, now or at ``timestamp`` in nanoseconds (kernel:
+    ``dma_fence_allocate_private_stub``)."""
+    fence = DmaFence(0, 0, "stub", "stub")
+    fence.timestamp = timestamp
+    fence.signal()
     return fence
 
 
-class DmaFenceArray(DmaFence):
-    """All of several fences (kernel: drivers/dma-buf/dma-fence-array.c)."""
+class _Container(DmaFence):
+    """A fence made of others.
 
-    __slots__ = ("_left", "fences")
-
-    def __init__(self, fences: Iterable[DmaFence]) -> None:
-        super().__init__(dma_fence_context_alloc(), 1, "dma_fence_array")
-        self.fences = tuple(fences)
-        self._left = len(self.fences) + 1
-        for fence in self.fences:
-            if not fence.add_callback(self._one_done):
-                self._one_done()
-        self._one_done()
-
-    def _one_done(self) -> None:
-        with _lock:
-            self._left -= 1
-            done = self._left == 0
-        if done:
-            self.signal(next((fence.error for fence in self.fences if fence.error), 0))
-
-
-class DmaFenceChain(DmaFence):
-    """A point of a timeline (kernel: drivers/dma-buf/dma-fence-chain.c).
-
-    It contains a fence and stands on the chain so far, ``prev``; it is signalled when all of that
-    is.  Points that come in order share a context; one that does not begins a new one.
+    It watches one of them, the first that is pending, and only while somebody wants to be called:
+    a container that nobody waits for is not kept alive by the work that it stands for.
     """
 
-    __slots__ = ("_armed", "fence", "prev", "prev_seqno")
+    __slots__ = ()
 
-    def __init__(self, prev: DmaFence | None, fence: DmaFence, seqno: int) -> None:
-        before = prev if isinstance(prev, DmaFenceChain) else None
-        if before is not None and seqno > before.seqno:
-            super().__init__(before.context, seqno, "dma_fence_chain")
-            self.prev_seqno = before.seqno
-        else:
-            # Out of order: nothing of the old stream may come out later than this.
-            highest = max(seqno, before.seqno) if before is not None else seqno
-            super().__init__(dma_fence_context_alloc(), highest, "dma_fence_chain")
-            self.prev_seqno = 0
-        self.fence = fence
-        self.prev = prev
-        self._armed = False
+    def _first_pending(self) -> DmaFence | None:
+        raise NotImplementedError
+
+    def _conclude(self) -> None:
+        """Everything is done: set ``error`` and ``timestamp``."""
+        raise NotImplementedError
 
     def is_signaled(self) -> bool:
-        """Whether this point and all below it are done."""
-        if not self._signalled and self._first_pending() is None:
-            self.signal(self.fence.error)
-        return self._signalled
+        """Whether all of it is done.  Only looks: callbacks come from who did the work, so that
+        looking is allowed under any lock."""
+        if self._signalled:
+            return True
+        if self._first_pending() is not None:
+            return False
+        self._conclude()
+        return True
 
     def add_callback(self, callback: Callback) -> bool:
-        """As for every fence; from the first one on the chain is watched."""
+        """As for every fence; it may have been called already when this returns."""
         if self.is_signaled() or not super().add_callback(callback):
             return False
-        with _lock:
-            arm, self._armed = not self._armed, True
-        if arm:
-            self._watch()
+        self._watch()
         return True
+
+    def remove_callback(self, callback: Callback) -> None:
+        """Forget a callback, and what was watched for the last one."""
+        super().remove_callback(callback)
+        pending = None if self._callbacks else self._first_pending()
+        if pending is None:
+            return
+        pending.remove_callback(self._watch)
+        if self._callbacks:  # somebody else came meanwhile, and saw us watching
+            self._watch()
 
     def _watch(self) -> None:
         """Be called again when the first pending fence is done, until none is."""
-        while True:
+        while self._callbacks:
             pending = self._first_pending()
             if pending is None:
-                self.signal(self.fence.error)
+                self._conclude()
+                self.signal(self.error)
                 return
             if pending.add_callback(self._watch):
                 return
 
+
+class DmaFenceArray(_Container):
+    """All of several fences (kernel: drivers/dma-buf/dma-fence-array.c).
+
+    Made of plain fences only: containers among those given are taken apart.
+    """
+
+    __slots__ = ("fences",)
+
+    def __init__(self, fences: Iterable[DmaFence]) -> None:
+        super().__init__(dma_fence_context_alloc(), 1, "dma_fence_array", "unbound")
+        parts = (part for fence in fences for part in dma_fence_unwrap(fence))
+        self.fences = tuple(dict.fromkeys(parts))
+
     def _first_pending(self) -> DmaFence | None:
-        node: DmaFence | None = self
-        while node is not None:
-            own = _own(node)
-            if not own.is_signaled():
-                return own
-            node = dma_fence_chain_walk(node)
-        return None
+        return next((fence for fence in self.fences if not fence.is_signaled()), None)
+
+    def _conclude(self) -> None:
+        self.error = next((fence.error for fence in self.fences if fence.error), 0)
+        self.timestamp = max((fence.timestamp for fence in self.fences), default=0)
+
+
+class DmaFenceChain(_Container):
+    """A point of a timeline (kernel: drivers/dma-buf/dma-fence-chain.c).
+
+    It contains a fence and stands on the chain so far, ``prev``; it is signalled when all of that
+    is.  Points that come in order share a context; one that does not begins a new one.  The
+    contained fence is plain or an array.
+    """
+
+    __slots__ = ("fence", "prev", "prev_seqno")
+
+    def __init__(self, prev: DmaFence | None, fence: DmaFence, seqno: int) -> None:
+        before = prev if isinstance(prev, DmaFenceChain) else None
+        if before is not None and seqno > before.seqno:
+            super().__init__(before.context, seqno, "dma_fence_chain", "unbound")
+            self.prev_seqno = before.seqno
+        else:
+            # Out of order: nothing of the old stream may come out later than this.
+            highest = max(seqno, before.seqno) if before is not None else seqno
+            super().__init__(dma_fence_context_alloc(), highest, "dma_fence_chain", "unbound")
+            self.prev_seqno = 0
+        # The kernel warns of a chain in a chain and goes on; here a client could nest them until
+        # the interpreter's stack is full.
+        self.fence = dma_fence_unwrap_merge(fence) if isinstance(fence, DmaFenceChain) else fence
+        self.prev = prev
+
+    def _first_pending(self) -> DmaFence | None:
+        return next(
+            (_own(node) for node in _steps_back(self) if not _own(node).is_signaled()), None
+        )
+
+    def _conclude(self) -> None:
+        """A failure of the work is not handed on, as in the kernel."""
+        self.timestamp = self.timestamp or self.fence.timestamp
 
 
 def _own(fence: DmaFence) -> DmaFence:
@@ -208,6 +261,11 @@ def _steps_back(fence: DmaFence) -> Iterator[DmaFence]:
     while node is not None:
         yield node
         node = dma_fence_chain_walk(node)
+
+
+def dma_fence_chain_collect(head: DmaFence) -> int:
+    """Unlink every node whose own fence is signalled; how many are left."""
+    return sum(1 for _ in _steps_back(head))
 
 
 def dma_fence_chain_find_seqno(head: DmaFence, seqno: int) -> DmaFence | None:
@@ -241,14 +299,33 @@ def dma_fence_chain_value(head: DmaFence) -> int:
 
 
 def dma_fence_unwrap(fence: DmaFence) -> Iterator[DmaFence]:
-    """The plain fences that a fence consists of, pending ones at least
+    """The plain fences that a fence consists of: of a chain the node's own and the pending ones
     (kernel: ``dma_fence_unwrap_for_each``)."""
     for node in _steps_back(fence):
         own = _own(node)
-        if isinstance(own, DmaFenceChain):
-            yield from dma_fence_unwrap(own)
-        elif isinstance(own, DmaFenceArray):
-            for part in own.fences:
-                yield from dma_fence_unwrap(part)
+        if isinstance(own, DmaFenceArray):
+            yield from own.fences
         else:
             yield own
+
+
+def dma_fence_unwrap_merge(*fences: DmaFence) -> DmaFence:
+    """One fence for all that is still pending in several, of each context the latest; a signalled
+    one when nothing is (kernel: ``__dma_fence_unwrap_merge``)."""
+    parts = [part for fence in fences for part in dma_fence_unwrap(fence)]
+    pending: dict[int, DmaFence] = {}
+    for part in parts:
+        if not part.is_signaled():
+            other = pending.setdefault(part.context, part)
+            if dma_fence_is_later(part.seqno, other.seqno):
+                pending[part.context] = part
+    if not pending:
+        return signalled_fence(max((part.timestamp for part in parts), default=0))
+    in_order = [pending[context] for context in sorted(pending)]
+    return in_order[0] if len(in_order) == 1 else DmaFenceArray(in_order)
+
+
+def dma_fence_is_later(one: int, other: int) -> bool:
+    """Whether a number of 32 bits that wraps around comes after another one
+    (kernel: ``__dma_fence_is_later``)."""
+    return 0 < (one - other) & 0xFFFF_FFFF < 1 << 31

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from uapi import sync_file as uapi_sync_file
 from xedev.kernel.caller import Caller
-from xedev.kernel.dma_fence import DmaFence, dma_fence_context_alloc
-from xedev.kernel.files import FdTokens, File, run_file_ioctl
+from xedev.kernel.dma_fence import DmaFence, dma_fence_context_alloc, dma_fence_is_later
+from xedev.kernel.files import POLLIN, POLLOUT, FdTokens, File, run_file_ioctl
 from xedev.kernel.sync_file import SyncFile
 
 __all__ = ("SwSyncTimeline",)
@@ -20,45 +20,56 @@ _INT_MAX = 0x7FFF_FFFF
 class SwSyncTimeline(File):
     """One open of ``sw_sync``: a counter, and fences for values that it will reach."""
 
-    def __init__(self, tokens: FdTokens) -> None:
+    def __init__(self, tokens: FdTokens, name: str = "") -> None:
         self.tokens = tokens
+        self.name = name
+        """Of the process that opened it."""
         self.context = dma_fence_context_alloc()
         self.value = 0
         self._lock = threading.Lock()
-        self._pending: list[DmaFence] = []
+        self._pending: dict[int, DmaFence] = {}
 
     def ioctl(self, cmd: int, data: int, caller: Caller) -> int:
         """``CREATE_FENCE``, ``INC``; everything else is ``ENOTTY``."""
         return run_file_ioctl(_IOCTLS, self, cmd, data, caller)
 
+    def poll(self, waiter: Callable[[], None] | None) -> int:
+        """Always ready, as what has no poll is."""
+        return POLLIN | POLLOUT
+
     def create_fence(self, value: int) -> DmaFence:
-        """A fence that is signalled when the timeline is at ``value``, perhaps at once."""
-        fence = DmaFence(self.context, value, "sw_sync")
+        """The fence that is signalled when the timeline is at ``value``, perhaps at once."""
         with self._lock:
-            done = self._is_reached(value)
-            if not done:
-                self._pending.append(fence)
-        if done:
-            fence.signal()
+            found = self._pending.get(value)
+            if found is not None:
+                return found
+            fence = DmaFence(self.context, value, "sw_sync", self.name)
+            if not self._is_reached(value):
+                self._pending[value] = fence
+                return fence
+        fence.signal()
         return fence
 
     def inc(self, step: int) -> None:
         """Move on, and signal what is reached, the lowest value first."""
         with self._lock:
-            self.value = (self.value + step) & 0xFFFF_FFFF
-            reached = [fence for fence in self._pending if self._is_reached(fence.seqno)]
-            self._pending = [fence for fence in self._pending if fence not in reached]
-        for fence in sorted(reached, key=lambda fence: fence.seqno):
+            before = self.value
+            self.value = (before + step) & 0xFFFF_FFFF
+            pending = sorted(self._pending.items(), key=lambda item: item[0] - before & 0xFFFF_FFFF)
+            reached = [fence for value, fence in pending if self._is_reached(value)]
+            for fence in reached:
+                del self._pending[fence.seqno]
+        for fence in reached:
             fence.signal()
 
     def _is_reached(self, value: int) -> bool:
-        """Values wrap around (kernel: ``__dma_fence_is_later``)."""
-        return (self.value - value) & 0xFFFF_FFFF <= _INT_MAX
+        return not dma_fence_is_later(value, self.value)
 
     def release(self) -> None:
         """The file was closed: what was not reached fails with ``ENOENT``."""
         with self._lock:
-            pending, self._pending = self._pending, []
+            pending = list(self._pending.values())
+            self._pending.clear()
         for fence in pending:
             fence.signal(errno.ENOENT)
         self.tokens.drop_owner(self)

@@ -7,30 +7,21 @@ from collections.abc import Callable
 
 from uapi import sync_file as uapi_sync_file
 from xedev.kernel.caller import Caller
-from xedev.kernel.dma_fence import DmaFence, DmaFenceArray, dma_fence_unwrap, signalled_fence
+from xedev.kernel.dma_fence import DmaFence, dma_fence_unwrap, dma_fence_unwrap_merge
 from xedev.kernel.errors import KernelError
 from xedev.kernel.files import POLLIN, FdTokens, File, run_file_ioctl
 
-__all__ = ("SyncFile", "dma_fence_unwrap_merge")
+__all__ = ("SyncFile",)
 
 _NAME_BYTES = 31
-
-
-def dma_fence_unwrap_merge(*fences: DmaFence) -> DmaFence:
-    """One fence for all that is still pending in several."""
-    pending = [part for fence in fences for part in dma_fence_unwrap(fence)]
-    pending = [fence for fence in dict.fromkeys(pending) if not fence.is_signaled()]
-    if not pending:
-        return signalled_fence(next((fence.error for fence in fences if fence.error), 0))
-    return pending[0] if len(pending) == 1 else DmaFenceArray(pending)
 
 
 class SyncFile(File):
     """One descriptor of a fence, which never changes (kernel: ``struct sync_file``)."""
 
-    def __init__(self, fence: DmaFence, tokens: FdTokens, name: str = "") -> None:
+    def __init__(self, fence: DmaFence, tokens: FdTokens, name: bytes = b"") -> None:
         self.fence = fence
-        self.name = name or f"{fence.driver}-{fence.context}:{fence.seqno}"
+        self.name = name or _name_of(fence)
         self.tokens = tokens
         """Where the files wait that MERGE makes."""
         self._waiter: Callable[[], None] | None = None
@@ -42,7 +33,8 @@ class SyncFile(File):
 
     def poll(self, waiter: Callable[[], None] | None) -> int:
         """Readable once the fence is signalled."""
-        self._waiter = waiter
+        if waiter is not None:  # a mere look leaves those who sleep alone
+            self._waiter = waiter
         if self.fence.is_signaled():
             return POLLIN
         if not self._is_watched:
@@ -60,6 +52,11 @@ class SyncFile(File):
         self.tokens.drop_owner(self)
 
 
+def _name_of(fence: DmaFence) -> bytes:
+    """Kernel: ``sync_file_get_name``."""
+    return f"{fence.driver}-{fence.timeline}{fence.context}-{fence.seqno}".encode()
+
+
 def _merge(file: SyncFile, data: int, caller: Caller) -> None:
     """``EINVAL`` flags or pad, ``ENOENT`` the other one is no sync_file."""
     args = uapi_sync_file.sync_merge_data.from_address(data)
@@ -67,7 +64,7 @@ def _merge(file: SyncFile, data: int, caller: Caller) -> None:
         raise KernelError(errno.EINVAL, "flags and pad must be zero")
     other = _fget(args.fd2, caller)
     fence = dma_fence_unwrap_merge(file.fence, other.fence)
-    merged = SyncFile(fence, file.tokens, args.name.decode("utf-8", "replace"))
+    merged = SyncFile(fence, file.tokens, args.name[:_NAME_BYTES])
     args.fence = file.tokens.install(merged, file, caller.tgid)
 
 
@@ -81,37 +78,32 @@ def _fget(fd: int, caller: Caller) -> SyncFile:
     return found
 
 
-def _status(fence: DmaFence) -> int:
-    """1 signalled, 0 active, ``-errno`` failed (kernel: ``dma_fence_get_status``)."""
-    if not fence.is_signaled():
-        return 0
-    return -fence.error or 1
-
-
 def _file_info(file: SyncFile, data: int, caller: Caller) -> None:
     """``EINVAL`` flags or pad, or room for too few fences; ``EFAULT``."""
     args = uapi_sync_file.sync_file_info.from_address(data)
     if args.flags or args.pad:
         raise KernelError(errno.EINVAL, "flags and pad must be zero")
     fences = list(dma_fence_unwrap(file.fence))
+    status = file.fence.get_status()
     if args.num_fences:
         if args.num_fences < len(fences):
             raise KernelError(errno.EINVAL, f"{len(fences)} fences, room for {args.num_fences}")
-        infos = b"".join(bytes(_fence_info(fence)) for fence in fences)
-        args.status = min((_status(fence) for fence in fences), default=1)
-        caller.memory.write(args.sync_fence_info, infos)
-    else:
-        args.status = _status(file.fence)
-    args.name = file.name.encode()[:_NAME_BYTES]
+        infos = [_fence_info(fence) for fence in fences]
+        # The first that is not done, or failed, speaks for all.
+        status = next((info.status for info in infos if info.status != 1), 1)
+        caller.memory.write(args.sync_fence_info, b"".join(map(bytes, infos)))
+    args.status = status
+    args.name = file.name[:_NAME_BYTES]
     args.num_fences = len(fences)
 
 
 def _fence_info(fence: DmaFence) -> uapi_sync_file.sync_fence_info:
+    status = fence.get_status()
     return uapi_sync_file.sync_fence_info(
-        obj_name=f"{fence.driver}-{fence.context}".encode()[:_NAME_BYTES],
+        obj_name=fence.timeline.encode()[:_NAME_BYTES],
         driver_name=fence.driver.encode()[:_NAME_BYTES],
-        status=_status(fence),
-        timestamp_ns=fence.timestamp,
+        status=status,
+        timestamp_ns=fence.timestamp if status else 0,
     )
 
 

@@ -13,7 +13,7 @@ from xedev.kernel.caller import Caller
 from xedev.kernel.errors import KernelError
 from xedev.kernel.files import File
 from xedev.kernel.user_memory import UserMemory
-from xedev.node.process_memory import LastingMemory, ProcessMemory
+from xedev.node.process_memory import ProcessMemory, lasting_memory
 
 __all__ = ("Fget", "ProcessCaller", "ThreadStatus", "read_status", "take_fd")
 
@@ -144,7 +144,7 @@ class ProcessCaller(Caller):
 
     def mm(self) -> UserMemory:
         """The memory of the thread group."""
-        return LastingMemory(self.tgid)
+        return lasting_memory(self.tgid)
 
     def capable(self, cap: int) -> bool:
         """Whether the thread holds ``cap`` in the user namespace that owns the mock.

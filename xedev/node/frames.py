@@ -32,18 +32,28 @@ from uapi.xe_mock import (
     xe_mock_request,
 )
 from xedev.kernel.caller import Caller
+from xedev.kernel.deferred import Deferred
 from xedev.kernel.errors import KernelError, report_bug
 from xedev.kernel.files import POLLIN, POLLOUT, POLLRDNORM, File
 from xedev.kernel.user_memory import UserMemory, check_range
 from xedev.kernel.wait import WaitQueue
 from xedev.node.poll_waiter import PollWaiter
 
-__all__ = ("BACKLOG_BYTES", "BACKLOG_REPLIES", "FrameCaller", "FrameFile", "WindowMemory")
+__all__ = (
+    "BACKLOG_BYTES",
+    "BACKLOG_REPLIES",
+    "WAITING_REQUESTS",
+    "FrameCaller",
+    "FrameFile",
+    "WindowMemory",
+)
 
 BACKLOG_REPLIES = 256
 """Replies that may wait to be read; with so many waiting a write takes no further request."""
 BACKLOG_BYTES = XE_MOCK_FRAME_MAX
 """Bytes of waiting replies, with the same effect.  One reply may exceed it."""
+WAITING_REQUESTS = 256
+"""Requests of one stream that may sleep; a further one answers ``ENOMEM``."""
 
 _REQUEST_SIZE = ctypes.sizeof(xe_mock_request)
 _REPLY_SIZE = ctypes.sizeof(xe_mock_reply)
@@ -128,6 +138,8 @@ class FrameCaller(Caller):
     """The process that wrote a frame, with the frame's windows for its memory."""
 
     __slots__ = ("_memory", "_writer")
+
+    may_defer = True
 
     def __init__(self, writer: Caller, memory: WindowMemory) -> None:
         self._writer = writer
@@ -229,12 +241,27 @@ class _Backlog:
         return b"".join(parts)
 
 
+class _Sleeper(FrameCaller):
+    """Who waits for a late answer: a thread of ours, until the stream ends."""
+
+    __slots__ = ("_has_ended",)
+
+    def __init__(self, framed: FrameCaller, has_ended: Callable[[], bool]) -> None:
+        super().__init__(framed, _NO_MEMORY)
+        self._has_ended = has_ended
+
+    def interrupted(self) -> bool:
+        """Nobody will read the reply."""
+        return self._has_ended()
+
+
 class FrameFile(File):
     """A DRM file of the node that speaks frames.
 
-    Requests run one after the other inside write(2), as the writing process.  write(2) never waits
-    for room, because the kernel lets only one write(2) at a time into a node: a sleeper there
-    would stop all others.
+    Requests run one after the other inside write(2), as the writing process.  write(2) never waits,
+    not for room and not for what an ioctl waits for, because the kernel lets only one write(2) at a
+    time into a node: a sleeper there would stop all others, whoever they are.  So a request with a
+    late answer gets a thread, and its reply comes when it comes.
     """
 
     def __init__(self, file: File) -> None:
@@ -246,6 +273,8 @@ class FrameFile(File):
         self._counting = threading.Lock()
         self._readers = 0  # threads that are about to sleep for a reply, or do
         self._waiter = PollWaiter()
+        self._late: set[Deferred[int]] = set()
+        self._has_ended = False
         # For the short way, in use by one request at a time.
         self._scratch = ctypes.create_string_buffer(XE_MOCK_ARG_MAX)
         self._argument = ctypes.addressof(self._scratch)
@@ -298,6 +327,13 @@ class FrameFile(File):
         memmove(self._argument, data[_REQUEST_SIZE:], size)
         framed = FrameCaller(caller, _NO_MEMORY)
         result = self._call(cmd, self._argument, framed)
+        if isinstance(result, Deferred):
+            # It goes on using the argument.
+            used, self._scratch = self._scratch, ctypes.create_string_buffer(XE_MOCK_ARG_MAX)
+            self._argument = ctypes.addressof(self._scratch)
+            request = Request(head.cookie, cmd, data[_REQUEST_SIZE:])
+            self._reply_later(result, request, used, framed, _NO_MEMORY)
+            return True
         back = string_at(self._argument, size) if cmd >> 30 & IOC_READ else b""
         if result < 0:
             self._answer(pack_reply(head.cookie, result, back, (), framed.reason))
@@ -310,9 +346,9 @@ class FrameFile(File):
         self._answer(bytes(reply) + back)
         return True
 
-    def _call(self, cmd: int, address: int, framed: FrameCaller) -> int:
+    def _call(self, cmd: int, address: int, framed: FrameCaller) -> int | Deferred[int]:
         try:
-            return self.file.ioctl(cmd, address, framed)
+            return self.file.ioctl_deferred(cmd, address, framed)
         except Exception:  # noqa: BLE001 - logged as the bug it is; the stream stays in step
             report_bug("a framed ioctl")
             return -errno.EIO
@@ -350,11 +386,54 @@ class FrameFile(File):
         framed = FrameCaller(caller, memory)
         address = 0 if argument is None else ctypes.addressof(argument)
         result = self._call(request.cmd, address, framed)
-        back = argument.raw if argument is not None and IOC_DIR(request.cmd) & IOC_READ else b""
-        windows = memory.results() if request.windows else ()
-        reason = framed.reason if result < 0 else ""
-        self._answer(pack_reply(request.cookie, result, back, windows, reason))
+        if isinstance(result, Deferred):
+            self._reply_later(result, request, argument, framed, memory)
+        else:
+            self._reply_with(result, request, argument, framed, memory)
         return True
+
+    def _reply_with(
+        self,
+        result: int,
+        request: Request,
+        argument: ctypes.Array[ctypes.c_char] | None,
+        framed: FrameCaller,
+        memory: WindowMemory,
+    ) -> None:
+        has_back = argument is not None and IOC_DIR(request.cmd) & IOC_READ
+        back = argument.raw[: len(request.arg)] if argument is not None and has_back else b""
+        reason = framed.reason if result < 0 else ""
+        self._answer(pack_reply(request.cookie, result, back, memory.results(), reason))
+
+    def _reply_later(
+        self,
+        late: Deferred[int],
+        request: Request,
+        argument: ctypes.Array[ctypes.c_char] | None,
+        framed: FrameCaller,
+        memory: WindowMemory,
+    ) -> None:
+        def run() -> None:
+            self._late.add(late)
+            try:
+                result = late.wait(_Sleeper(framed, lambda: self._has_ended))
+            except KernelError as error:
+                framed.reason = error.reason
+                result = -(error.errno or errno.EIO)
+            except Exception:  # noqa: BLE001 - logged as the bug it is
+                report_bug("a framed ioctl that waited")
+                result = -errno.EIO
+            self._late.discard(late)
+            self._reply_with(result, request, argument, framed, memory)
+
+        try:
+            if len(self._late) >= WAITING_REQUESTS:
+                raise RuntimeError(f"{WAITING_REQUESTS} requests of this stream wait already")
+            threading.Thread(target=run, name="late frame", daemon=True).start()
+        except RuntimeError as error:  # of the thread: there can be no more of them
+            late.abandon()
+            framed.reason = str(error)
+            self._reply_with(-errno.ENOMEM, request, argument, framed, memory)
 
     def _refuse(self, frame: bytes, error: FrameError) -> None:
         """Answer what is no request: ``EBADMSG``, and the stream begins anew."""
@@ -393,7 +472,10 @@ class FrameFile(File):
         return mask | POLLOUT if self._backlog.has_room() else mask
 
     def release(self) -> None:
-        """The last descriptor went: the DRM file ends, unread replies with it."""
+        """The last descriptor went: the DRM file ends, unread replies and waits with it."""
+        self._has_ended = True
+        for late in self._late.copy():
+            late.queue.wake_up()
         self.file.release()
 
 

@@ -21,6 +21,7 @@ from xedev.drm.drm_device import DrmMinor
 from xedev.kernel.caller import Caller
 from xedev.kernel.errors import KernelError
 from xedev.kernel.files import File
+from xedev.kernel.sw_sync import SwSyncTimeline
 from xedev.kernel.user_memory import UserMemory
 from xedev.node.caller import read_status, take_fd
 from xedev.node.process_memory import ProcessMemory
@@ -220,6 +221,11 @@ class LocalTransport:
         """Turn a token into a descriptor: ENOENT unknown, EACCES another process's."""
         file = self.device.tokens.claim(token, self._process.tgid)
         return _install(self._process.tgid, _OpenFile(file))
+
+    def open_sw_sync(self) -> int:
+        """Open a timeline of sw_sync; a descriptor made here."""
+        timeline = SwSyncTimeline(self.device.tokens, self._process.comm)
+        return _install(self._process.tgid, _OpenFile(timeline))
 
     def close_fd(self, fd: int) -> None:
         """Close a descriptor: EBADF."""

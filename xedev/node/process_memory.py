@@ -5,14 +5,14 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import select
 import threading
 from collections.abc import Sequence
+from weakref import WeakValueDictionary
 
 from xedev.kernel.errors import KernelError
 from xedev.kernel.user_memory import UserMemory, check_range
 
-__all__ = ("LastingMemory", "ProcessMemory")
+__all__ = ("LastingMemory", "ProcessMemory", "lasting_memory")
 
 _SCRATCH_SIZE = 16384  # bytes; larger copies get a buffer of their own
 _SCRATCH_PIECES = 4
@@ -196,17 +196,31 @@ class ProcessMemory(UserMemory):
 
 
 class LastingMemory(UserMemory):
-    """The memory of a process for after a request of it: ``EFAULT`` once the process has ended,
-    though another one may have its number by then."""
+    """The memory of a process for after a request of it (kernel: ``mmgrab(current->mm)``).
 
-    __slots__ = ("_memory", "_pidfd")
+    Everything is ``EFAULT`` once the process has ended or runs another program, though that, or
+    yet another process, has its number by then.  Make one with `lasting_memory`.
+    """
+
+    __slots__ = ("_mem", "_memory")
 
     def __init__(self, pid: int) -> None:
         self._memory = ProcessMemory(pid)
         try:
-            self._pidfd = os.pidfd_open(pid) if pid else -1
+            # The file stands for the memory, not for the process.
+            self._mem = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
-            self._pidfd = -1
+            self._mem = -1
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it is still some process's memory, within our reach."""
+        if self._mem < 0:
+            return False
+        try:
+            return bool(os.pread(self._mem, 1, 0))
+        except OSError:
+            return True  # nobody maps page 0; of memory that is gone, nothing is read
 
     def read(self, address: int, length: int) -> bytes:
         """Copy from the process; ``EFAULT``."""
@@ -219,12 +233,25 @@ class LastingMemory(UserMemory):
         self._memory.write(address, data)
 
     def _check_alive(self) -> None:
-        if self._pidfd < 0 or select.select([self._pidfd], [], [], 0)[0]:
-            raise KernelError(errno.EFAULT, "the process has ended")
+        if not self.is_alive:
+            raise KernelError(errno.EFAULT, f"the process has ended, or {_HOW_TO_ALLOW}")
 
     def __del__(self) -> None:
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
+        if self._mem >= 0:
+            os.close(self._mem)
+
+
+_lasting: WeakValueDictionary[int, LastingMemory] = WeakValueDictionary()
+_lasting_lock = threading.Lock()
+
+
+def lasting_memory(pid: int) -> LastingMemory:
+    """The lasting memory of a process that runs; one for all who ask, as it takes a descriptor."""
+    with _lasting_lock:
+        memory = _lasting.get(pid)
+        if memory is None or not memory.is_alive:
+            memory = _lasting[pid] = LastingMemory(pid)
+        return memory
 
 
 def _was_forbidden(moved: int) -> bool:

@@ -7,6 +7,7 @@
     dev/dri/.xe-mock-fd/TOKEN             a descriptor that an ioctl gave out; not listed
     debug/dri/0/*, debug/dri/1/*          what debugfs would hold, and the mock's controls
     debug/dri/client-ID/*                 an open DRM file, for as long as it is open
+    debug/sync/sw_sync                    each open is a timeline to be moved by hand
     proc/sys/vm/drop_caches               stands in for the kernel's
 
 The tree is fixed but for tokens and clients.  Permission bits are only kept here; the kernel checks
@@ -25,12 +26,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from uapi.xe_mock import XE_MOCK_FD_DIR
+from uapi.xe_mock import SW_SYNC_PATH, XE_MOCK_FD_DIR
 from xedev.drm.drm_device import DebugfsFile, DrmMinor
 from xedev.drm.drm_file import DrmFile
 from xedev.kernel.caller import Caller
 from xedev.kernel.errors import KernelError
 from xedev.kernel.files import FdTokens, File
+from xedev.kernel.sw_sync import SwSyncTimeline
 from xedev.kernel.trace import Tracepoints
 from xedev.node.debug_files import ControlFile, TraceFile
 from xedev.node.frames import FrameFile
@@ -59,6 +61,7 @@ _CLIENT_PATH = re.compile(rf"/{DRI_DEBUG_DIR}/client-([1-9][0-9]{{0,9}})(?:/([^/
 _NODE_GROUPS = {"primary": "video", "render": "render"}
 _DIRECTORY_MODE = 0o755
 _TRACE_MODE = 0o400
+_SW_SYNC_MODE = 0o666  # debugfs has it for root alone, which tests cannot always be
 _TOKEN_MODE = 0o666
 _PERMISSIONS = 0o7777
 
@@ -136,6 +139,7 @@ class Tree:
         for file in debug:
             self._add_debug_file(DEBUG_DIR, file)
         self._add_drop_caches()
+        self._add_sw_sync()
 
     # ---- building ----
 
@@ -188,6 +192,11 @@ class Tree:
         self._add_directory(f"/{os.path.dirname(DROP_CACHES)}")
         entry = self._add(f"/{DROP_CACHES}", stat.S_IFREG | file.mode)
         entry.opener = lambda flags, caller: SysctlFile(file, flags)
+
+    def _add_sw_sync(self) -> None:
+        self._add_directory(f"/{os.path.dirname(SW_SYNC_PATH)}")
+        entry = self._add(f"/{SW_SYNC_PATH}", stat.S_IFREG | _SW_SYNC_MODE)
+        entry.opener = lambda flags, caller: SwSyncTimeline(self._tokens, caller.comm)
 
     def _drop_caches(self) -> None:
         for device in self._devices:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,6 @@ from xedev.drm.drm_gem import drm_gem_object_lookup
 from xedev.drm.drm_gpuvm import DrmGpuva, DrmGpuvm, Unmap
 from xedev.drm.ttm import MemType
 from xedev.kernel.caller import Caller
-from xedev.kernel.dma_fence import DmaFence
 from xedev.kernel.errors import KernelError
 from xedev.kernel.idr import Idr
 from xedev.kernel.locking import LockLevel, Mutex, RwSem, lockdep_assert_held
@@ -32,7 +31,7 @@ from xedev.xe.xe_bo import (
 )
 from xedev.xe.xe_exec_queue import XeExecQueue, xe_exec_queue_lookup
 from xedev.xe.xe_pat import CohMode
-from xedev.xe.xe_sync import BindQueue, XeSyncs, xe_sync_entries_parse
+from xedev.xe.xe_sync import BindQueue, UserFence, XeSyncs, xe_sync_entries_parse
 
 if TYPE_CHECKING:
     from xedev.drm.drm_file import DrmFile
@@ -183,8 +182,8 @@ class XeVma(DrmGpuva):
         self.flags = flags
         self.attr = attr
         self.userptr = userptr
-        self.ufence: DmaFence | None = None
-        """Done when the user fence of its bind is written; None when it had none to wait for."""
+        self.ufence: UserFence | None = None
+        """Of the bind that made or prefetched it, unless that was done at once."""
 
     @property
     def bo(self) -> XeBo | None:
@@ -475,7 +474,8 @@ def xe_vm_bind_ioctl(
 
     ``EINVAL`` malformed or unknown VM, ``ENOBUFS`` too many ops, ``EFAULT`` unreadable, ``ENOENT``
     unknown queue or handle or closed VM, ``EBUSY``/``EINVAL`` purgeable state, ``ENOEXEC`` stale
-    protected content, ``ENOMEM`` no room; syncs: see `xe_sync_entries_parse`.
+    protected content, ``ENOMEM`` no room, ``EOPNOTSUPP`` an in-fence with nothing to do; syncs:
+    see `xe_sync_entries_parse`.
     """
     vm = xe_vm_lookup(file, args.vm_id, errno.EINVAL)
     ops = _vm_bind_ioctl_check_args(xe, vm, args, caller)
@@ -536,16 +536,17 @@ def _vm_bind_ioctl_execute(
     caller: Caller,
 ) -> None:
     """Change the map, then tell the syncs, or have them told."""
-    if not ops:
-        binds.signal_without_bind(syncs)
-        return
-    job = _vm_bind_ioctl_ops_execute(xe, vm, ops, caller)
-    if syncs is _NO_SYNCS and binds.is_idle:
-        return
-    fence = binds.submit(syncs, caller, xe.ufence_wq)
-    if fence is not None and syncs.user_fence is not None:
-        for vma in job.made():
-            vma.ufence = fence
+    job = _vm_bind_ioctl_ops_execute(xe, vm, ops, caller) if ops else None
+    if syncs is _NO_SYNCS:
+        return  # it comes after what is pending, but there is nobody to tell
+    if syncs.waits and (job is None or job.is_empty):
+        # As in the kernel's xe_sync_in_fence_get.
+        raise KernelError(errno.EOPNOTSUPP, "nothing to do, and so nothing that could wait")
+    binds.submit(syncs, caller, xe.ufence_wq)
+    ufence = syncs.user_fence
+    if job is not None and ufence is not None and not ufence.is_signalled:
+        for vma in job.fenced():
+            vma.ufence = ufence
 
 
 def _vm_bind_ioctl_check_args(
@@ -732,7 +733,9 @@ class XeVmaJob:
     ones are counted when made.  So a BO never looks unused in between.
     """
 
-    __slots__ = ("_journal", "caller", "inject_error", "late", "op_count", "vm", "xe")
+    __slots__ = (
+        *("_journal", "caller", "inject_error", "late", "op_count", "prefetched", "vm", "xe"),
+    )
 
     def __init__(self, xe: XeDevice, vm: XeVm, ops: list[BindOp], caller: Caller) -> None:
         self.xe = xe
@@ -741,6 +744,7 @@ class XeVmaJob:
         self.inject_error = False
         self.caller = caller
         self._journal: list[tuple[bool, XeVma]] = []
+        self.prefetched: Sequence[XeVma] = ()
         self.late: list[_LateStep] = []
         """What is done after all ops changed the map: gates, placement, prefetch.  Functions
         with their arguments, not closures: these would hold the job, and the job them."""
@@ -805,12 +809,19 @@ class XeVmaJob:
         """``EBUSY`` while the user fence of an old mapping is not written yet
         (kernel: ``check_ufence``)."""
         for inserted, vma in self._journal:
-            if not inserted and vma.ufence is not None and not vma.ufence.is_signaled():
+            if not inserted and vma.ufence is not None and not vma.ufence.is_signalled:
                 raise KernelError(errno.EBUSY, "the user fence of an old mapping is pending")
 
-    def made(self) -> list[XeVma]:
-        """The new VMAs."""
-        return [vma for inserted, vma in self._journal if inserted]
+    @property
+    def is_empty(self) -> bool:
+        """Whether the ops met only holes."""
+        return not self._journal and not self.prefetched
+
+    def fenced(self) -> list[XeVma]:
+        """The VMAs that the user fence of this bind stands for: the new ones but mirrors, and
+        those prefetched (kernel: ``op_add_ufence``)."""
+        made = [vma for inserted, vma in self._journal if inserted and not vma.is_mirror]
+        return [*made, *self.prefetched]
 
     def commit(self) -> list[XeBo]:
         """The old VMAs end; returns the BOs that lost a reference by it."""
@@ -943,6 +954,7 @@ def _is_mapped(vm: XeVm, vma: XeVma) -> bool:
 
 def _op_prefetch(job: XeVmaJob, op: BindOp) -> None:
     vmas = job.vm.gpuvm.find_range(op.addr, op.end)
+    job.prefetched = [*job.prefetched, *vmas]
     job.late.append((_prefetch, (vmas, op.region)))
 
 

@@ -13,6 +13,7 @@ from uapi import xe_drm
 from xedev.kernel.caller import Caller
 from xedev.kernel.deferred import Deferred
 from xedev.kernel.errors import KernelError
+from xedev.xe.xe_exec_queue import XeExecQueue, xe_exec_queue_lookup
 
 if TYPE_CHECKING:
     from xedev.drm.drm_file import DrmFile
@@ -41,15 +42,19 @@ def xe_wait_user_fence_ioctl(
 ) -> int | Deferred[int]:
     """``WAIT_USER_FENCE``: until ``(*addr & mask) op (value & mask)``, unsigned.
 
-    ``EINVAL`` malformed, ``ENOENT`` unknown queue, ``EFAULT``, ``ETIME``, ``EINTR``.  A relative
-    timeout comes back as the time left.  Kernel: ``xe_wait_user_fence_ioctl``.
+    ``EINVAL`` malformed, ``ENOENT`` unknown queue, ``EFAULT``, ``EIO`` the queue was reset,
+    ``ETIME``, ``EINTR``.  A relative timeout comes back as the time left.
+    Kernel: ``xe_wait_user_fence_ioctl``.
     """
     _check_args(args)
+    queue = None
     if args.exec_queue_id:
-        raise KernelError(errno.ENOENT, f"no exec queue {args.exec_queue_id}")
+        queue = xe_exec_queue_lookup(file, args.exec_queue_id)
+        if queue is None:
+            raise KernelError(errno.ENOENT, f"no exec queue {args.exec_queue_id}")
     if args.timeout < 0:
         args.timeout = LONG_MAX
-    return _UserFenceWait(xe, args, caller).run()
+    return _UserFenceWait(xe, args, queue, caller).run()
 
 
 def _check_args(args: xe_drm.drm_xe_wait_user_fence) -> None:
@@ -66,24 +71,34 @@ def _check_args(args: xe_drm.drm_xe_wait_user_fence) -> None:
 class _UserFenceWait:
     """One wait.  The cell is looked at first, and then whenever the driver has written one."""
 
-    def __init__(self, xe: XeDevice, args: xe_drm.drm_xe_wait_user_fence, caller: Caller) -> None:
+    def __init__(
+        self,
+        xe: XeDevice,
+        args: xe_drm.drm_xe_wait_user_fence,
+        queue: XeExecQueue | None,
+        caller: Caller,
+    ) -> None:
         self._xe = xe
         self._args = args
+        self._queue = queue
+        self._caller = caller
         self._memory = caller.memory
         self._compare = _OPS[args.op]
         self._begin = time.monotonic_ns()
+        self._failure = (errno.ETIME, "the time is up")
+        """Errno and reason; 0 once the cell is as it should be."""
 
     def run(self) -> int | Deferred[int]:
         """Answer now or later."""
-        left = self._time_left()
-        if not left or self._is_met_or_fails():
+        left = self._seconds_to_sleep()
+        if self._is_over() or not left:
             return self._finish()
-        return Deferred(
-            self._xe.ufence_wq, self._is_met_or_fails, self._finish, left, self._write_back
-        )
+        # What a frame brought never changes.
+        self._memory = self._caller.mm()
+        return Deferred(self._xe.ufence_wq, self._is_over, self._finish, left, self._end)
 
-    def _time_left(self) -> float:
-        """Seconds to sleep; 0 for a single look."""
+    def _seconds_to_sleep(self) -> float:
+        """0 for a single look."""
         timeout = self._args.timeout
         if not timeout:
             return 0.0
@@ -91,28 +106,40 @@ class _UserFenceWait:
             timeout -= self._begin
         return min(max(timeout, JIFFY) / NS_PER_S, threading.TIMEOUT_MAX)
 
+    def _is_over(self) -> bool:
+        """One look.  What it found is the answer, even if the cell is something else again when
+        the sleeper wakes."""
+        try:
+            met = self._is_met()
+        except KernelError as error:
+            self._failure = error.errno or errno.EFAULT, error.reason
+            return True
+        if met:
+            self._failure = 0, ""
+            return True
+        if self._queue is not None and self._queue.is_reset:
+            self._failure = errno.EIO, "the exec queue was reset"
+            return True
+        return False
+
     def _is_met(self) -> bool:
         """``EFAULT`` when the cell cannot be read."""
         args = self._args
         cell = self._memory.read_u64(args.addr)
         return self._compare(cell & args.mask, args.value & args.mask)
 
-    def _is_met_or_fails(self) -> bool:
-        try:
-            return self._is_met()
-        except KernelError:
-            return True  # which the end finds again
-
     def _finish(self) -> int:
-        try:
-            if not self._is_met():
-                raise KernelError(errno.ETIME, "the time is up")
-        finally:
-            self._write_back()
+        self._end()
+        error, reason = self._failure
+        if error:
+            raise KernelError(error, reason)
         return 0
 
-    def _write_back(self) -> None:
+    def _end(self) -> None:
         """A relative timeout becomes what is left of it, also after a failure."""
         if not self._args.flags & ABSTIME:
             left = self._args.timeout - (time.monotonic_ns() - self._begin)
             self._args.timeout = max(0, left)
+        queue, self._queue = self._queue, None
+        if queue is not None:
+            queue.put()
