@@ -27,16 +27,22 @@ _sleepers = _Sleepers()
 
 
 class WaitQueue:
-    """Threads that wait for a condition to become true (kernel: ``wait_queue_head_t``)."""
+    """Threads that wait for a condition to become true (kernel: ``wait_queue_head_t``).
+
+    Conditions are looked at without any lock: a look may take its time, such as one at a client's
+    memory, and who wakes does not wait for it.
+    """
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._waiters = 0
+        self._wakes = 0
         self._wakers: list[Callable[[], None]] = []
 
     def wake_up(self) -> None:
         """Make every sleeper look at its condition again."""
         with self._condition:
+            self._wakes += 1
             self._condition.notify_all()
             wakers = list(self._wakers)
         for waker in wakers:
@@ -61,22 +67,26 @@ class WaitQueue:
         Raises `KernelError` ``EINTR`` when a signal arrives for the caller, or the mock ends.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._condition:
-            if predicate():
-                return True
-            self._enlist()
-            try:
-                return self._sleep(predicate, caller, deadline)
-            finally:
+        if predicate():
+            return True
+        self._enlist()
+        try:
+            return self._sleep(predicate, caller, deadline)
+        finally:
+            with self._condition:
                 self._waiters -= 1
 
     def _enlist(self) -> None:
-        self._waiters += 1
+        with self._condition:
+            self._waiters += 1
         with _sleepers.lock:
             _sleepers.queues.add(self)
 
     def _sleep(self, predicate: Callable[[], bool], caller: Caller, deadline: float | None) -> bool:
-        while not predicate():
+        while True:
+            wakes = self._wakes  # a wake-up from here on lets us look again
+            if predicate():
+                return True
             if _sleepers.ending:
                 raise KernelError(errno.EINTR, "the device is being taken away")
             if caller.interrupted():
@@ -84,8 +94,9 @@ class WaitQueue:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return False
-            self._condition.wait(left)
-        return True
+            with self._condition:
+                if self._wakes == wakes:
+                    self._condition.wait(left)
 
 
 def wake_all_sleepers() -> None:
