@@ -6,6 +6,7 @@ import ctypes
 import errno
 import json
 import os
+import select
 import signal
 import socket
 from collections.abc import Callable
@@ -17,9 +18,10 @@ from typing import Any
 import pytest
 
 from tests.drm.syncobj_runner import Late
-from tests.hostile.children import Child, errno_of, eventually, run
+from tests.hostile.children import PATIENCE, Child, errno_of, eventually, run
+from tests.hostile.frame_noise import take_replies
 from uapi import drm
-from uapi.xe_mock import pack_request
+from uapi.xe_mock import XE_MOCK_WINDOW_IN, Window, pack_request
 from xedev.client import Device, FrameTransport
 from xedev.client.libc import ioctl
 from xedev.client.syncobj import deadline_ns
@@ -256,17 +258,43 @@ def test_a_frame_that_waits_stops_no_other(mount: Watched) -> None:
 
 
 def test_frames_that_wait_are_bounded(mount: Watched) -> None:
-    def send_too_many() -> tuple[str, int]:
-        device = mount.open(frames=True)
-        handle = device.syncobj_create()
-        wait = partial(device.syncobj_wait, [handle], deadline_ns(LONG), FOR_SUBMIT)
-        waits = [Late(wait, settling=0) for _ in range(WAITING_REQUESTS)]
-        waits[-1].sleeps()
-        error = errno_of(wait)
-        device.syncobj_signal([handle])
-        return error, sum(wait.result() for wait in waits)
+    """Written by hand: which request finds no room any more shall not depend on threads."""
+    target: Target[Any] = MountTarget(mount.directory, "frames")
+    transport = target.open()
+    assert isinstance(transport, FrameTransport)
+    handle = Device(transport).syncobj_create()
+    stream = transport.fileno()
+    handles = (ctypes.c_uint32 * 1)(handle)
+    address = ctypes.addressof(handles)
+    window = Window(address, 4, XE_MOCK_WINDOW_IN, bytes(handles))
+    wait = bytes(
+        drm.drm_syncobj_wait(
+            handles=address, count_handles=1, flags=FOR_SUBMIT, timeout_nsec=deadline_ns(LONG)
+        )
+    )
+    signal = bytes(drm.drm_syncobj_array(handles=address, count_handles=1))
 
-    assert run(send_too_many) == ("ENOMEM", 0)
+    def send(cookie: int, cmd: int, argument: bytes) -> None:
+        os.write(stream, pack_request(cookie, cmd, argument, [window]))
+
+    for cookie in range(WAITING_REQUESTS + 1):
+        send(cookie, drm.DRM_IOCTL_SYNCOBJ_WAIT, wait)
+    assert replies(stream, 1) == {WAITING_REQUESTS: -errno.ENOMEM}
+    send(WAITING_REQUESTS, drm.DRM_IOCTL_SYNCOBJ_SIGNAL, signal)
+    expected = dict.fromkeys(range(WAITING_REQUESTS + 1), 0)
+    assert replies(stream, WAITING_REQUESTS + 1) == expected
+    target.close()
+
+
+def replies(stream: int, count: int) -> dict[int, int]:
+    """Results by cookies of the next replies."""
+    received = bytearray()
+    results: dict[int, int] = {}
+    while len(results) < count:
+        assert select.select([stream], [], [], PATIENCE)[0], f"{len(results)} of {count} replies"
+        received += os.read(stream, 1 << 17)
+        results |= {reply.cookie: reply.result for reply in take_replies(received)}
+    return results
 
 
 def test_a_stream_that_ends_ends_its_waits(mount: Watched) -> None:

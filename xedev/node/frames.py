@@ -414,7 +414,6 @@ class FrameFile(File):
         memory: WindowMemory,
     ) -> None:
         def run() -> None:
-            self._late.add(late)
             try:
                 result = late.wait(_Sleeper(framed, lambda: self._has_ended))
             except KernelError as error:
@@ -429,8 +428,11 @@ class FrameFile(File):
         try:
             if len(self._late) >= WAITING_REQUESTS:
                 raise RuntimeError(f"{WAITING_REQUESTS} requests of this stream wait already")
+            # Here, so that the next request finds it counted.
+            self._late.add(late)
             threading.Thread(target=run, name="late frame", daemon=True).start()
         except RuntimeError as error:  # of the thread: there can be no more of them
+            self._late.discard(late)
             late.abandon()
             framed.reason = str(error)
             self._reply_with(-errno.ENOMEM, request, argument, framed, memory)
