@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Collection
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -230,9 +230,11 @@ def xe_bo_assert_held(bo: XeBo) -> None:
     lockdep_assert_held(bo.resv)
 
 
-def xe_bo_resvs(bos: Iterable[XeBo]) -> list[Mutex]:
+def xe_bo_resvs(bos: Collection[XeBo]) -> list[Mutex]:
     """Each reservation of external BOs once, in an order that is the same on all cards: an import
     has its exporter's, so that two cards could wait for each other."""
+    if len(bos) < 2:
+        return [bo.resv for bo in bos]
     owners = {(owner.xe.index, owner.id): owner for owner in map(_resv_owner, bos)}
     return [owners[key].resv for key in sorted(owners)]
 
