@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 
 from xedev.kernel.errors import report_bug
@@ -126,7 +127,7 @@ def signalled_fence(timestamp: int = 0) -> DmaFence:
     return fence
 
 
-class _Container(DmaFence):
+class _Container(DmaFence, ABC):
     """A fence made of others.
 
     It watches one of them, the first that is pending, and only while somebody wants to be called:
@@ -135,12 +136,13 @@ class _Container(DmaFence):
 
     __slots__ = ()
 
+    @abstractmethod
     def _first_pending(self) -> DmaFence | None:
-        raise NotImplementedError
+        """What is not done yet, None when all is."""
 
+    @abstractmethod
     def _conclude(self) -> None:
         """Everything is done: set ``error`` and ``timestamp``."""
-        raise NotImplementedError
 
     def is_signaled(self) -> bool:
         """Whether all of it is done.  Only looks: callbacks come from who did the work, so that

@@ -87,8 +87,8 @@ class XeExecQueue(Refcounted):
         self, vm: XeVm, engine_class: int, gt_id: int, logical_mask: int, width: int
     ) -> None:
         super().__init__()
-        vm.get()
         self.vm = vm
+        """Whose reference the queue takes over."""
         self.engine_class = engine_class
         self.gt_id = gt_id
         self.logical_mask = logical_mask
@@ -193,13 +193,15 @@ def _create_for_engines(
 
 
 def _usable_vm(file: DrmFile, vm_id: int) -> XeVm:
-    """The VM; ``ENOENT`` unknown (0, too), closed or banned."""
+    """The VM with one more reference; ``ENOENT`` unknown (0, too), closed or banned."""
     from xedev.xe.xe_vm import xe_vm_lookup
 
     vm = xe_vm_lookup(file, vm_id, errno.ENOENT)
     vm.lock.down_read()
     try:
         vm.assert_usable()
+        # Under the lock: whoever closes the VM meanwhile waits for it before the last put.
+        vm.get()
     finally:
         vm.lock.up_read()
     return vm
