@@ -18,6 +18,7 @@ from xedev.client.transport import IN, Buffer
 from xedev.node.local import LocalTransport
 from xedev.testing.target import Target
 from xedev.xe.xe_device import XeConfig, XeDevice
+from xedev.xe.xe_exec_queue import XeExecQueue
 
 CREATE = xe_drm.DRM_IOCTL_XE_EXEC_QUEUE_CREATE
 RENDER, COPY, VIDEO, ENHANCE, COMPUTE = range(5)
@@ -378,3 +379,20 @@ def test_observation_is_not_available(
     with Device(LocalTransport(xe, caps=caps)) as device:
         arg = xe_drm.drm_xe_observation_param(**fields)
         assert refused(lambda: device.ioctl(xe_drm.DRM_IOCTL_XE_OBSERVATION, arg)) == error
+
+
+def test_a_vm_destroyed_meanwhile_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The VM ends between the look at it and the making of the queue: gone, or kept by it."""
+    with Device(LocalTransport(XeDevice())) as device:
+        vm = device.vm_create()
+        make = XeExecQueue.__init__
+
+        def late(self: XeExecQueue, *args: Any) -> None:
+            device.vm_destroy(vm)
+            make(self, *args)
+
+        monkeypatch.setattr(XeExecQueue, "__init__", late)
+        queue = create(device, vm, [RCS])
+        monkeypatch.undo()
+        assert ban(device, queue) == 0
+        assert refused(lambda: create(device, vm, [RCS])) == "ENOENT"
