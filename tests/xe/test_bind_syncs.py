@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.xe.gate import Gate, error_of, is_signalled, signals, waits_for
 from uapi import drm, xe_drm
-from xedev.client import Device, Transport, UserFence
+from xedev.client import Device, UserFence
 from xedev.client.igt_syncobj import sync_fence_status
 from xedev.client.memory import Sync, op_map, op_map_null, op_prefetch, op_unmap, op_unmap_all
 from xedev.client.transport import IN, Buffer
@@ -27,18 +27,6 @@ SIGNALED = drm.DRM_SYNCOBJ_CREATE_SIGNALED
 LR = xe_drm.DRM_XE_VM_CREATE_FLAG_LR_MODE
 FAULT = LR | xe_drm.DRM_XE_VM_CREATE_FLAG_FAULT_MODE
 UNKNOWN = 0x7FFF_FFFF
-
-
-@pytest.fixture
-def device(transport: Transport) -> Device:
-    return Device(transport)
-
-
-@pytest.fixture
-def gate(device: Device) -> Iterator[Gate]:
-    gate = Gate(device)
-    yield gate
-    gate.close()
 
 
 @pytest.fixture

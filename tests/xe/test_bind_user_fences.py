@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tests.errno.user_pages import UserPages
 from tests.hostile.children import Child, eventually
 from tests.xe.gate import Gate, error_of, is_signalled, signals, waits_for
 from uapi import xe_drm
-from xedev.client import Device, Transport, UserFence
+from xedev.client import Device, UserFence
 from xedev.client.memory import (
     Sync,
     op_map,
@@ -35,18 +35,6 @@ ADDR = 0x1A0000
 PATIENCE = 10 * 10**9  # nanoseconds
 FAULT = xe_drm.DRM_XE_VM_CREATE_FLAG_LR_MODE | xe_drm.DRM_XE_VM_CREATE_FLAG_FAULT_MODE
 MIRROR = xe_drm.DRM_XE_VM_BIND_FLAG_CPU_ADDR_MIRROR
-
-
-@pytest.fixture
-def device(transport: Transport) -> Device:
-    return Device(transport)
-
-
-@pytest.fixture
-def gate(device: Device) -> Iterator[Gate]:
-    gate = Gate(device)
-    yield gate
-    gate.close()
 
 
 def fenced_bind(device: Device, gate: Gate, vm: int, op: xe_drm.drm_xe_vm_bind_op) -> UserFence:

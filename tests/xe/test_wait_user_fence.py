@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from tests.hostile.children import Child, eventually
 from tests.kernel.fakes import FakeCaller
 from tests.xe.gate import Gate, error_of, waits_for
 from uapi import xe_drm
-from xedev.client import Device, Transport, UserFence, xe_ioctl
+from xedev.client import Device, UserFence, xe_ioctl
 from xedev.client.memory import op_map_null
 from xedev.client.transport import IN, OUT, Buffer
 from xedev.drm.drm_file import DrmFile
@@ -44,18 +44,6 @@ SECOND = 10**9  # nanoseconds
 PAGE = 4096
 ADDR = 0x1A0000
 UNKNOWN = 0x7FFF_FFFF
-
-
-@pytest.fixture
-def device(transport: Transport) -> Device:
-    return Device(transport)
-
-
-@pytest.fixture
-def gate(device: Device) -> Iterator[Gate]:
-    gate = Gate(device)
-    yield gate
-    gate.close()
 
 
 class Cell:
