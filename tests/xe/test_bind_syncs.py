@@ -216,7 +216,7 @@ def test_thousands_of_binds_behind_one_gate(local: Device, local_gate: Gate) -> 
     fence = UserFence()
     bind(local, vm, [fence])
     local_gate.open()
-    assert fence.signaled
+    fence.wait()
     assert local.syncobj_query([out]) == [3000]
 
 

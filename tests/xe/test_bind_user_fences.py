@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import time
 import json
 import os
 from collections.abc import Callable
@@ -150,7 +151,9 @@ def test_memory_that_was_unmapped_meanwhile_is_no_error(device: Device, gate: Ga
     pages.free()
     gate.open()
     assert device.syncobj_wait([out], PATIENCE) == 0
-    device.vm_bind(vm, [op_unmap(ADDR, PAGE)])
+    # The try to write comes after the other signals; until then the mapping is held.
+    while error_of(lambda: device.vm_bind(vm, [op_unmap(ADDR, PAGE)])) == "EBUSY":
+        time.sleep(0.001)
 
 
 def test_a_destroyed_vm_still_tells_of_its_binds(device: Device, gate: Gate) -> None:

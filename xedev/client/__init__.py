@@ -3,9 +3,10 @@
 Knows nothing of the mock but its uAPI: it drives a real Xe device as well.
 """
 
+from xedev.client.batch import Alu, AtomicOp, BatchBuilder, Compare
 from xedev.client.device import Device, allow_memory_access
 from xedev.client.mapping import Mapping
-from xedev.client.memory import UserFence
+from xedev.client.memory import GpuUserFence, UserFence, sync_signal, sync_wait
 from xedev.client.transport import (
     IN,
     OUT,
@@ -19,13 +20,20 @@ from xedev.client.transport import (
 __all__ = (
     "IN",
     "OUT",
+    "Alu",
+    "AtomicOp",
+    "BatchBuilder",
     "Buffer",
+    "Compare",
     "Device",
     "FrameTransport",
+    "GpuUserFence",
     "IoctlError",
     "IoctlTransport",
     "Mapping",
     "Transport",
     "UserFence",
     "allow_memory_access",
+    "sync_signal",
+    "sync_wait",
 )

@@ -11,6 +11,7 @@ from typing import Literal
 from uapi import drm
 from xedev.client.control import card_index
 from xedev.client.core import CoreIoctls
+from xedev.client.exec_queue import ExecQueueIoctls
 from xedev.client.mapping import MappingIoctls
 from xedev.client.mock import MockIoctls
 from xedev.client.query import QueryIoctls
@@ -33,7 +34,7 @@ _PR_SET_PTRACER = 0x59616D61
 _PR_SET_PTRACER_ANY = -1
 
 
-class Device(CoreIoctls, SyncobjIoctls, QueryIoctls, MappingIoctls, MockIoctls):
+class Device(CoreIoctls, SyncobjIoctls, QueryIoctls, MappingIoctls, ExecQueueIoctls, MockIoctls):
     """An open DRM file of an Xe device, real or mock.
 
     >>> with Device.open("/dev/dri/renderD128") as device:  # doctest: +SKIP

@@ -7,6 +7,7 @@ import errno
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from uapi import xe_drm
@@ -16,9 +17,13 @@ from xedev.client.transport import IN, OUT, Buffer
 
 __all__ = (
     "PAT_INDEX_WB",
+    "ExecSync",
+    "GpuUserFence",
     "MemoryIoctls",
     "Sync",
     "UserFence",
+    "address_of",
+    "chain_extensions",
     "default_cpu_caching",
     "op_map",
     "op_map_null",
@@ -26,6 +31,9 @@ __all__ = (
     "op_prefetch",
     "op_unmap",
     "op_unmap_all",
+    "sync_buffers",
+    "sync_signal",
+    "sync_wait",
 )
 
 #: Row of the page attribute table for write-back memory on graphics version 20 and 30
@@ -81,7 +89,63 @@ class UserFence:
             time.sleep(0.0005)
 
 
+@dataclass(frozen=True, slots=True)
+class GpuUserFence:
+    """A cell that EXEC writes a value to when its batches are done: eight bytes of the VM.
+
+    Who waits for it needs a mapping of the BO: `MemoryIoctls.wait_user_fence` takes an address
+    of this process.
+    """
+
+    address: int  # the GPU's
+    value: int = 1
+
+    def sync(self) -> xe_drm.drm_xe_sync:
+        """The fence as an element of a sync array."""
+        return xe_drm.drm_xe_sync(
+            type=xe_drm.DRM_XE_SYNC_TYPE_USER_FENCE,
+            flags=xe_drm.DRM_XE_SYNC_FLAG_SIGNAL,
+            addr=self.address,
+            timeline_value=self.value,
+        )
+
+
+#: What VM_BIND waits for or signals.
 Sync: TypeAlias = "xe_drm.drm_xe_sync | UserFence"
+#: What EXEC waits for or signals.
+ExecSync: TypeAlias = "xe_drm.drm_xe_sync | GpuUserFence"
+
+
+def sync_wait(handle: int, point: int = 0) -> xe_drm.drm_xe_sync:
+    """Wait for the fence of a syncobj, or for a point of its timeline."""
+    return _syncobj(handle, point, 0)
+
+
+def sync_signal(handle: int, point: int = 0) -> xe_drm.drm_xe_sync:
+    """Give a syncobj the fence of the work, or put it on its timeline as a point."""
+    return _syncobj(handle, point, xe_drm.DRM_XE_SYNC_FLAG_SIGNAL)
+
+
+def _syncobj(handle: int, point: int, flags: int) -> xe_drm.drm_xe_sync:
+    timeline, binary = xe_drm.DRM_XE_SYNC_TYPE_TIMELINE_SYNCOBJ, xe_drm.DRM_XE_SYNC_TYPE_SYNCOBJ
+    return xe_drm.drm_xe_sync(
+        type=timeline if point else binary, flags=flags, handle=handle, timeline_value=point
+    )
+
+
+def sync_buffers(syncs: Sequence[Sync | ExecSync]) -> list[Buffer]:
+    """The array that an argument's ``syncs`` points to, then the cells that the array does;
+    nothing without syncs."""
+    if not syncs:
+        return []
+    entries = [sync if isinstance(sync, xe_drm.drm_xe_sync) else sync.sync() for sync in syncs]
+    cells = [sync.buffer for sync in syncs if isinstance(sync, UserFence)]
+    return [Buffer((xe_drm.drm_xe_sync * len(entries))(*entries), IN), *cells]
+
+
+def address_of(buffers: Sequence[Buffer]) -> int:
+    """Where the first of several buffers is; NULL when there is none."""
+    return buffers[0].address if buffers else 0
 
 
 def default_cpu_caching(placement: int, flags: int = 0) -> int:
@@ -161,7 +225,7 @@ def op_prefetch(addr: int, range_: int, region: int = 0) -> xe_drm.drm_xe_vm_bin
 # --- extension chains ----------------------------------------------------------------------
 
 
-def _chain(extensions: Sequence[xe_drm.drm_xe_ext_set_property]) -> int:
+def chain_extensions(extensions: Sequence[xe_drm.drm_xe_ext_set_property]) -> int:
     """Link extensions in order; returns the address of the first."""
     address = 0
     for extension in reversed(extensions):
@@ -211,7 +275,7 @@ class MemoryIoctls(Ioctls):
             flags=flags,
             vm_id=vm_id,
             cpu_caching=cpu_caching,
-            extensions=_chain(extensions),
+            extensions=chain_extensions(extensions),
         )
         self.ioctl(xe_drm.DRM_IOCTL_XE_GEM_CREATE, arg, _inputs(extensions))
         return arg.handle
@@ -266,24 +330,23 @@ class MemoryIoctls(Ioctls):
         a DONTNEED BO. ENOENT: unknown handle or queue; the VM was closed. EFAULT: unreadable
         arrays. ENOBUFS: array too large. ENOMEM. ENOSPC. ENOEXEC: stale protected content.
         """
-        entries = [sync.sync() if isinstance(sync, UserFence) else sync for sync in syncs]
-        cells = [sync.buffer for sync in syncs if isinstance(sync, UserFence)]
-        sync_array = (xe_drm.drm_xe_sync * len(entries))(*entries)
+        sync_memory = sync_buffers(syncs)
         op_array = (xe_drm.drm_xe_vm_bind_op * len(ops))(*ops)
         arg = xe_drm.drm_xe_vm_bind(
             vm_id=vm_id,
             exec_queue_id=exec_queue_id,
             num_binds=len(ops),
-            num_syncs=len(entries),
-            syncs=ctypes.addressof(sync_array) if entries else 0,
+            num_syncs=len(syncs),
+            syncs=address_of(sync_memory),
         )
-        arrays = [Buffer(sync_array, IN)] if entries else []
+        arrays: list[Buffer] = []
         if len(ops) == 1:
             arg.bind = op_array[0]
         elif ops:
             arg.vector_of_binds = ctypes.addressof(op_array)
             arrays.append(Buffer(op_array, IN))
-        self.ioctl(xe_drm.DRM_IOCTL_XE_VM_BIND, arg, [*arrays, *cells, *_userptrs(ops), *buffers])
+        memory = [*sync_memory, *arrays, *_userptrs(ops), *buffers]
+        self.ioctl(xe_drm.DRM_IOCTL_XE_VM_BIND, arg, memory)
 
     def wait_user_fence(
         self,

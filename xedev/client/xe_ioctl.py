@@ -15,6 +15,7 @@ Addresses and sizes are bytes. All binds use the write-back row of the page attr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 from uapi import xe_drm
 from uapi.base import Struct
@@ -22,21 +23,33 @@ from xedev.client.device import Device
 from xedev.client.mapping import Mapping
 from xedev.client.memory import (
     PAT_INDEX_WB,
+    ExecSync,
     Sync,
     UserFence,
     default_cpu_caching,
+    sync_signal,
 )
 from xedev.client.transport import IN, OUT, Buffer
-from xedev.client.xe_query import xe_has_vram
+from xedev.client.xe_query import xe_get_default_alignment, xe_has_vram
 
 __all__ = (
     "gem_close",
+    "xe_bb_size",
+    "xe_bind_exec_queue_create",
     "xe_bo_create",
     "xe_bo_create_caching",
     "xe_bo_map",
     "xe_bo_mmap_ext",
     "xe_bo_mmap_offset",
+    "xe_cs_prefetch_size",
     "xe_default_cpu_caching",
+    "xe_exec",
+    "xe_exec_queue_create",
+    "xe_exec_queue_create_class",
+    "xe_exec_queue_destroy",
+    "xe_exec_queue_set_property",
+    "xe_exec_sync",
+    "xe_exec_wait",
     "xe_vm_bind_array",
     "xe_vm_bind_async",
     "xe_vm_bind_async_flags",
@@ -62,6 +75,13 @@ __all__ = (
 
 #: What a user fence of a bind that is waited for gets.
 _BIND_DONE = 0x686868
+
+#: How far an engine reads ahead in a batch, in bytes.
+_CS_PREFETCH = 4096
+_INT64_MAX = (1 << 63) - 1
+
+#: Pairs of DRM_XE_EXEC_QUEUE_SET_PROPERTY_* and value, where IGT takes the address of a chain.
+Properties: TypeAlias = "Literal[0] | Sequence[tuple[int, int]]"
 
 _VISIBLE_VRAM = xe_drm.DRM_XE_GEM_CREATE_FLAG_NEEDS_VISIBLE_VRAM
 
@@ -327,6 +347,79 @@ def xe_vm_unbind_lr_sync(device: Device, vm: int, offset: int, addr: int, size: 
     fence = UserFence(_BIND_DONE)
     xe_vm_unbind_async(device, vm, 0, offset, addr, size, [fence])
     fence.wait()
+
+
+# --- queues --------------------------------------------------------------------------------
+
+
+def xe_exec_queue_create(
+    device: Device,
+    vm: int,
+    instance: xe_drm.drm_xe_engine_class_instance,
+    ext: Properties = 0,
+) -> int:
+    """Id of a new queue for one engine. `Device.exec_queue_create` makes wide and balanced ones,
+    as IGT's ``__xe_exec_queue_create`` does."""
+    return device.exec_queue_create(vm, [instance], properties=ext or ())
+
+
+def xe_exec_queue_create_class(device: Device, vm: int, class_: int) -> int:
+    """The same for the first engine of a DRM_XE_ENGINE_CLASS_* of GT 0."""
+    instance = xe_drm.drm_xe_engine_class_instance(engine_class=class_)
+    return xe_exec_queue_create(device, vm, instance)
+
+
+def xe_bind_exec_queue_create(device: Device, vm: int, ext: Properties = 0) -> int:
+    """Id of a new queue for binds."""
+    binds = xe_drm.DRM_XE_ENGINE_CLASS_VM_BIND
+    instance = xe_drm.drm_xe_engine_class_instance(engine_class=binds)
+    return xe_exec_queue_create(device, vm, instance, ext)
+
+
+def xe_exec_queue_set_property(device: Device, exec_queue: int, property_: int, value: int) -> None:
+    """Change a property of a living queue."""
+    device.exec_queue_set_property(exec_queue, property_, value)
+
+
+def xe_exec_queue_destroy(device: Device, exec_queue: int) -> None:
+    """Destroy a queue with what is still in it."""
+    device.exec_queue_destroy(exec_queue)
+
+
+# --- batches -------------------------------------------------------------------------------
+
+
+def xe_cs_prefetch_size(device: Device) -> int:
+    """Bytes behind its end that an engine may read of a batch."""
+    return _CS_PREFETCH
+
+
+def xe_bb_size(device: Device, reqsize: int) -> int:
+    """Size of a BO for ``reqsize`` bytes with a batch at their end."""
+    page = xe_get_default_alignment(device)
+    return -(-(reqsize + xe_cs_prefetch_size(device)) // page) * page
+
+
+def xe_exec(device: Device, exec_: xe_drm.drm_xe_exec, buffers: Sequence[Buffer] = ()) -> None:
+    """Run EXEC as it stands; ``buffers`` is what its pointers point to."""
+    device.ioctl(xe_drm.DRM_IOCTL_XE_EXEC, exec_, buffers)
+
+
+def xe_exec_sync(
+    device: Device, exec_queue: int, addr: int, syncs: Sequence[ExecSync] = ()
+) -> None:
+    """Submit the batch at ``addr``."""
+    device.exec(exec_queue, addr, syncs)
+
+
+def xe_exec_wait(device: Device, exec_queue: int, addr: int) -> None:
+    """Submit the batch at ``addr``, and wait until it is done."""
+    syncobj = device.syncobj_create()
+    try:
+        xe_exec_sync(device, exec_queue, addr, [sync_signal(syncobj)])
+        device.syncobj_wait([syncobj], _INT64_MAX)
+    finally:
+        device.syncobj_destroy(syncobj)
 
 
 # --- user fences ---------------------------------------------------------------------------

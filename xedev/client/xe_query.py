@@ -6,6 +6,8 @@ of this moment. A region is a mask with one bit set, ``gt`` the id of a GT.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from uapi import xe_drm
 from xedev.client.device import Device
 
@@ -20,7 +22,9 @@ __all__ = (
     "xe_config",
     "xe_dev_id",
     "xe_engine",
+    "xe_engine_class_short_string",
     "xe_engines",
+    "xe_for_each_engine",
     "xe_get_default_alignment",
     "xe_gt_list",
     "xe_has_engine_class",
@@ -39,6 +43,14 @@ __all__ = (
 )
 
 _DEFAULT_ALIGNMENT = 4096
+
+_CLASS_NAMES = {
+    xe_drm.DRM_XE_ENGINE_CLASS_RENDER: "rcs",
+    xe_drm.DRM_XE_ENGINE_CLASS_COPY: "bcs",
+    xe_drm.DRM_XE_ENGINE_CLASS_VIDEO_DECODE: "vcs",
+    xe_drm.DRM_XE_ENGINE_CLASS_VIDEO_ENHANCE: "vecs",
+    xe_drm.DRM_XE_ENGINE_CLASS_COMPUTE: "ccs",
+}
 
 
 # --- GTs and engines -----------------------------------------------------------------------
@@ -72,6 +84,16 @@ def xe_engine(device: Device, idx: int) -> xe_drm.drm_xe_engine:
 def xe_number_engines(device: Device) -> int:
     """How many engines there are."""
     return len(device.query_engines())
+
+
+def xe_for_each_engine(device: Device) -> Iterator[xe_drm.drm_xe_engine_class_instance]:
+    """Each of them, as EXEC_QUEUE_CREATE wants it."""
+    return (row.instance for row in device.query_engines())
+
+
+def xe_engine_class_short_string(engine_class: int) -> str:
+    """``rcs``, ``bcs``, ...; ``?`` for an unknown class."""
+    return _CLASS_NAMES.get(engine_class, "?")
 
 
 def xe_has_engine_class(device: Device, engine_class: int) -> bool:

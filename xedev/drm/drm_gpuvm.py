@@ -7,13 +7,14 @@ the end because then the first VMA that touches a range is the first key above t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from sortedcontainers import SortedDict
 
 from xedev.drm.drm_gem import DrmGemObject
+from xedev.kernel.dma_resv import ResvFences
 from xedev.kernel.errors import KernelBug
 
 __all__ = ("DrmGpuva", "DrmGpuvm", "DrmGpuvmBo", "Remap", "Unmap")
@@ -47,7 +48,7 @@ class DrmGpuvmBo:
 
     __slots__ = ("gpuvm", "obj", "vmas")
 
-    def __init__(self, gpuvm: object, obj: DrmGemObject) -> None:
+    def __init__(self, gpuvm: DrmGpuvm[Any], obj: DrmGemObject) -> None:
         self.gpuvm = gpuvm
         self.obj = obj
         # An ordered set: linking and unlinking are O(1), and a walk is in the order of linking.
@@ -73,12 +74,18 @@ class Remap(Generic[V]):
 class DrmGpuvm(Generic[V]):
     """The VMAs of one GPU address space of ``size`` bytes from 0."""
 
-    __slots__ = ("_by_end", "size", "vm_bos")
+    __slots__ = ("_by_end", "evicted", "job_fences", "on_evict", "size", "vm_bos")
 
     def __init__(self, size: int) -> None:
         self.size = size
         self._by_end: SortedDict[int, V] = SortedDict()
         self.vm_bos: dict[DrmGemObject, DrmGpuvmBo] = {}
+        self.evicted: dict[DrmGemObject, None] = {}
+        """Objects to be brought back before work runs (kernel: ``drm_gpuvm_bo_evict``)."""
+        self.on_evict: Callable[[DrmGpuvmBo], None] | None = None
+        """Called when an object is moved away."""
+        self.job_fences = ResvFences()
+        """Of the work that runs in the space (kernel: usage BOOKKEEP of its reservation)."""
 
     def __len__(self) -> int:
         return len(self._by_end)
@@ -146,4 +153,5 @@ class DrmGpuvm(Generic[V]):
         va.vm_bo = None
         if not vm_bo.vmas:
             del self.vm_bos[vm_bo.obj]
+            self.evicted.pop(vm_bo.obj, None)
             del vm_bo.obj.gpuva_list[self]

@@ -203,6 +203,10 @@ class TtmBuffer(DrmGemObject):
             pages.drop()
 
     @abstractmethod
+    def is_busy(self) -> bool:
+        """Whether work runs that may use its contents."""
+
+    @abstractmethod
     def is_dontneed(self) -> bool:
         """Whether its contents may be dropped."""
 
@@ -220,7 +224,7 @@ class TtmBuffer(DrmGemObject):
 
 
 BUSY = "busy"
-"""Why a victim was skipped that another thread works on."""
+"""Why a victim was skipped that another thread, or the GPU, works on."""
 BUSY_RETRIES = 60
 BUSY_WAIT = 0.0005
 """Seconds of the first wait for busy victims; each next one is longer by as much."""
@@ -343,6 +347,8 @@ class TtmDevice:
         The caller holds ``resv``.  ``ENOMEM`` when there is nowhere to go.
         """
         if bo.is_dontneed():
+            if bo.is_busy():
+                raise KernelError(errno.EBUSY, BUSY)
             return "purged", self.purge(bo)
         if self.system_used + bo.size > self.system_budget:
             self.shrink(self.system_used + bo.size - self.system_budget)
@@ -400,6 +406,9 @@ class TtmDevice:
             return 0
         if not bo.is_dontneed():
             result.skip(bo, "not DONTNEED")
+            return 0
+        if bo.is_busy():
+            result.skip(bo, BUSY)
             return 0
         try:
             freed = self.purge(bo)

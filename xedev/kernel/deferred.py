@@ -8,13 +8,20 @@ finishes it when it is ready.  The handler never knows which.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from xedev.kernel.caller import Caller
+from xedev.kernel.errors import KernelError
 from xedev.kernel.wait import WaitQueue
 
 __all__ = ("Deferred",)
+
+SLEEPERS_MAX = 4096
+"""Requests that may sleep at the same time, all clients together."""
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -50,13 +57,39 @@ class Deferred(Generic[T]):
         return Deferred(self.queue, self.ready, lambda: convert(finish), self.timeout, self.abandon)
 
     def wait(self, caller: Caller) -> T:
-        """Sleep until it is due, then finish; ``EINTR`` when a signal comes first."""
+        """Sleep until it is due, then finish; ``EINTR`` when a signal comes first, ``ENOMEM``
+        when too many sleep already: each takes a thread."""
         try:
-            self.queue.wait_event(self.ready, caller, self.timeout)
+            with _sleeper():
+                self.queue.wait_event(self.ready, caller, self.timeout)
         except BaseException:
             self.abandon()
             raise
         return self.finish()
+
+
+class _Sleepers:
+    """How many threads are in `Deferred.wait`."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.count = 0
+
+
+_sleepers = _Sleepers()
+
+
+@contextmanager
+def _sleeper() -> Iterator[None]:
+    with _sleepers.lock:
+        if _sleepers.count >= SLEEPERS_MAX:
+            raise KernelError(errno.ENOMEM, f"{SLEEPERS_MAX} requests wait already")
+        _sleepers.count += 1
+    try:
+        yield
+    finally:
+        with _sleepers.lock:
+            _sleepers.count -= 1
 
 
 def _nothing() -> None:

@@ -232,6 +232,11 @@ class LastingMemory(UserMemory):
         self._check_alive()
         self._memory.write(address, data)
 
+    def probe(self, address: int, length: int, *, write: bool) -> None:
+        """As `ProcessMemory.probe`."""
+        self._check_alive()
+        self._memory.probe(address, length, write=write)
+
     def _check_alive(self) -> None:
         if not self.is_alive:
             raise KernelError(errno.EFAULT, f"the process has ended, or {_HOW_TO_ALLOW}")

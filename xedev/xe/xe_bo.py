@@ -12,6 +12,7 @@ from xedev.drm.dma_buf import DmaBuf
 from xedev.drm.drm_gem import DrmGemObject, drm_gem_handle_create, drm_gem_object_lookup
 from xedev.drm.ttm import MemType, OperationCtx, Place, PlaceFlag, TtmBuffer
 from xedev.drm.ttm_bo_vm import check_not_cow, ttm_bo_mmap_obj
+from xedev.gpu import abi
 from xedev.kernel.caller import Caller
 from xedev.kernel.errors import KernelBug, KernelError, warn_on
 from xedev.kernel.locking import Mutex, lockdep_assert_held
@@ -97,6 +98,7 @@ class XeBo(TtmBuffer):
         "desired_types",
         "exporter",
         "importers",
+        "is_on_gpu",
         "mmap_offset",
         "placement",
         "places",
@@ -139,6 +141,8 @@ class XeBo(TtmBuffer):
         self.importers: dict[XeBo, None] = {}
         """The BOs of other devices that have mapped its pages."""
         self.mmap_offset = 0
+        self.is_on_gpu = False
+        """Whether the GPU has heard of it."""
         self.purgeable = XeBoPurgeable()
 
     @property
@@ -161,6 +165,10 @@ class XeBo(TtmBuffer):
         """Whether VRAM is among its places."""
         return bool(self.placement & ~1)
 
+    def is_busy(self) -> bool:
+        """Whether jobs run that may use it (kernel: fences of its reservation)."""
+        return any(vm_bo.gpuvm.job_fences.is_busy for vm_bo in list(self.gpuva_list.values()))
+
     def is_dontneed(self) -> bool:
         """Kernel: ``xe_bo_madv_is_dontneed``."""
         return self.purgeable.state is DONTNEED
@@ -182,6 +190,18 @@ class XeBo(TtmBuffer):
         for importer in list(self.importers):
             self.importers.pop(importer, None)
             importer.xe.ttm.unmap_foreign(importer)
+            importer.trigger_rebind()
+        if evict:
+            self.trigger_rebind()
+
+    def trigger_rebind(self) -> None:
+        """Its pages move: VMs whose work takes faults unmap it, the others bring it back before
+        their next job (kernel: ``xe_bo_trigger_rebind``)."""
+        for vm_bo in list(self.gpuva_list.values()):
+            gpuvm = vm_bo.gpuvm
+            gpuvm.evicted[self] = None
+            if gpuvm.on_evict is not None:
+                gpuvm.on_evict(vm_bo)
 
     def ttm_purged(self) -> None:
         """The pages went: from now on only closing helps."""
@@ -211,6 +231,8 @@ class XeBo(TtmBuffer):
             xe.vma_offsets.remove(self.mmap_offset, self.size // PAGE_SIZE)
         with xe.bos_lock:
             del xe.bos[self.id]
+        if self.is_on_gpu:
+            xe.guc.ct.send((abi.FORGET, (self.id,), ()))
         if xe.trace.enabled:
             xe.trace.emit("bo_free", bo=self.id)
         if self.exporter is not None:

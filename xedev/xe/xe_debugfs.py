@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -15,18 +15,24 @@ from xedev.drm.drm_file import DrmFile
 from xedev.kernel.caller import Caller
 from xedev.kernel.errors import KernelError
 from xedev.xe.xe_bo import as_xe_bo
+from xedev.xe.xe_hw_engine import ENGINE_CLASSES
 from xedev.xe.xe_shrinker import xe_pressure
 
 if TYPE_CHECKING:
     from xedev.drm.ttm import MemType
     from xedev.xe.xe_bo import XeBo
-    from xedev.xe.xe_device import XeDevice
+    from xedev.xe.xe_device import XeDevice, XeFile
+    from xedev.xe.xe_exec_queue import XeExecQueue
     from xedev.xe.xe_vm import XeVm, XeVma
 
-__all__ = ("debugfs_files", "show")
+__all__ = ("debugfs_files", "gt_debugfs_files", "show")
 
 READ_ONLY = 0o400
 CONTROL = 0o600
+YES = ("1", "y", "yes", "on", "t", "true")
+"""Kernel: ``kstrtobool``."""
+GPU_PATIENCE = 1.0
+"""Seconds to wait for the GPU's answer."""
 
 
 def debugfs_files(xe: XeDevice) -> list[DebugfsFile]:
@@ -44,6 +50,18 @@ def debugfs_files(xe: XeDevice) -> list[DebugfsFile]:
         _switch("unplug", lambda: xe.unplugged, xe.unplug),
         DebugfsFile("fail", CONTROL, xe.faults.describe, lambda text, _: _fail(xe, text)),
         DebugfsFile("pressure", CONTROL, lambda: "", lambda text, _: _pressure(xe, text)),
+    ]
+
+
+def gt_debugfs_files(xe: XeDevice) -> list[DebugfsFile]:
+    """Those of the directories of the GTs (kernel: xe_gt_debugfs.c)."""
+    return [
+        _trigger(f"gt{gt.gt_id}/{name}", reset)
+        for gt in xe.platform.gts
+        for name, reset in (
+            ("force_reset", xe.guc.reset),
+            ("force_reset_sync", lambda: _reset_sync(xe)),
+        )
     ]
 
 
@@ -160,25 +178,35 @@ def _info(xe: XeDevice) -> str:
 
 
 def show(xe: XeDevice) -> dict[str, object]:
-    """Devices, open DRM files, VMs with their VMAs, and BOs, as plain data."""
+    """Devices, open DRM files, VMs with their VMAs, exec queues and BOs, as plain data."""
     return {
         "devices": [_show_device(xe)],
         "files": [_show_file(xe, file) for file in _files(xe)],
         "vms": [_show_vm(xe, vm) for vm in _all_vms(xe)],
+        "exec_queues": [
+            _show_queue(xe, file, queue_id, queue) for file, queue_id, queue in _queues(xe)
+        ],
         "bos": [_show_bo(xe, bo) for bo in _bos(xe)],
     }
 
 
 def _state(xe: XeDevice, made: float) -> dict[str, object]:
     """What exists, and beside it what changes all the time: seconds since the device was ``made``,
-    and how much each file uses."""
+    its clock, how much each file uses, and how far each queue is."""
+    xe.guc.update_ticks(GPU_PATIENCE)
     device = {
         **_show_device(xe),
         "uptime": round(time.monotonic() - made, 3),
         "page_files": xe.shmem.files,
+        "gpu_pid": xe.guc.ct.pid,
+        "gt_ticks": xe.gt_timestamp(time.monotonic_ns()),
     }
     files = [{**_show_file(xe, file), **_usage(file)} for file in _files(xe)]
-    return {**show(xe), "devices": [device], "files": files}
+    queues = [
+        {**_show_queue(xe, file, queue_id, queue), **_progress(queue)}
+        for file, queue_id, queue in _queues(xe)
+    ]
+    return {**show(xe), "devices": [device], "files": files, "exec_queues": queues}
 
 
 def _show_device(xe: XeDevice) -> dict[str, object]:
@@ -191,8 +219,15 @@ def _show_device(xe: XeDevice) -> dict[str, object]:
         "wedged": xe.wedged,
         "unplugged": xe.unplugged,
         "regions": _show_regions(xe),
+        "engines": _show_engines(xe),
         "pending_fds": xe.tokens.count(lambda owner: _is_of(owner, xe)),
     }
+
+
+def _show_engines(xe: XeDevice) -> dict[str, int]:
+    """How many engines there are of each class, by its name."""
+    count = Counter(engine.engine_class for gt in xe.platform.gts for engine in gt.engines)
+    return {name: count[number] for number, name in ENGINE_CLASSES.items() if count[number]}
 
 
 def _show_regions(xe: XeDevice) -> list[dict[str, object]]:
@@ -221,7 +256,7 @@ def _is_of(owner: object, xe: XeDevice) -> bool:
 
 
 def _show_file(xe: XeDevice, file: DrmFile) -> dict[str, object]:
-    xef = file.driver_priv
+    xef = _xef(file)
     return {
         "device": xe.index,
         "id": file.client_id,
@@ -233,17 +268,67 @@ def _show_file(xe: XeDevice, file: DrmFile) -> dict[str, object]:
         "authenticated": file.authenticated,
         "master": drm_is_current_master(file),
         "handles": len(file.object_idr),
-        "vms": len(xef.vms),  # type: ignore[attr-defined]
-        "exec_queues": len(xef.exec_queues),  # type: ignore[attr-defined]
+        "vms": len(xef.vms),
+        "exec_queues": len(xef.exec_queues),
     }
 
 
 def _usage(file: DrmFile) -> dict[str, object]:
-    """Ioctls so far, and bytes with pages, counted for each handle as in fdinfo."""
+    """Ioctls so far, bytes with pages, counted for each handle as in fdinfo, and ticks of the GT's
+    clock that it had engines of each class."""
     with file.table_lock:
         handles = list(file.object_idr.ascending())
     resident = sum(obj.size for _, obj in handles if as_xe_bo(obj).populated)
-    return {"resident": resident, "ioctls": file.ioctl_count}
+    spent = _xef(file).run_ticks
+    ticks = {name: spent[number] for number, name in ENGINE_CLASSES.items() if spent[number]}
+    return {"resident": resident, "ioctls": file.ioctl_count, "ticks": ticks}
+
+
+def _xef(file: DrmFile) -> XeFile:
+    return file.driver_priv  # type: ignore[return-value]
+
+
+def _queues(xe: XeDevice) -> list[tuple[DrmFile, int, XeExecQueue]]:
+    """Those that have an id, with their files."""
+    found = []
+    for file in _files(xe):
+        xef = _xef(file)
+        with xef.vm_lock:
+            queues = list(xef.exec_queues.ascending())
+        found += [(file, queue_id, queue) for queue_id, queue in queues]
+    return found
+
+
+def _show_queue(
+    xe: XeDevice, file: DrmFile, queue_id: int, queue: XeExecQueue
+) -> dict[str, object]:
+    mask = queue.logical_mask
+    return {
+        "device": xe.index,
+        "id": queue_id,
+        "client": file.client_id,
+        "number": queue.number,
+        "vm": queue.vm.id,
+        "class": ENGINE_CLASSES.get(queue.engine_class, "bind"),
+        "gt": queue.gt_id,
+        "engines": [bit for bit in range(mask.bit_length()) if mask >> bit & 1],
+        "width": queue.width,
+        "priority": queue.priority,
+        "timeslice_us": queue.timeslice,
+    }
+
+
+def _progress(queue: XeExecQueue) -> dict[str, object]:
+    """Jobs that are not done, whether the first of them has begun, and what became of others."""
+    with queue.jobs_lock:
+        jobs = len(queue.jobs)
+        is_running = bool(jobs) and queue.jobs[0].has_begun
+    return {
+        "jobs": jobs,
+        "running": is_running,
+        "banned": queue.is_banned,
+        "ticks": queue.ticks,
+    }
 
 
 def _show_vm(xe: XeDevice, vm: XeVm) -> dict[str, object]:
@@ -303,6 +388,28 @@ def _switch(name: str, state: Callable[[], bool], turn_on: Callable[[], None]) -
         return "1\n"
 
     return DebugfsFile(name, CONTROL, lambda: f"{int(state())}\n", write)
+
+
+def _trigger(name: str, act: Callable[[], None]) -> DebugfsFile:
+    """A file that does something when it is read, or when a yes is written."""
+
+    def read() -> str:
+        act()
+        return ""
+
+    def write(text: str, caller: Caller) -> str:
+        if text.strip().lower() not in YES:
+            raise KernelError(errno.EINVAL, f"write 1 to {name}")
+        act()
+        return ""
+
+    return DebugfsFile(name, CONTROL, read, write)
+
+
+def _reset_sync(xe: XeDevice) -> None:
+    """Reset all engines, and wait until that is known of their queues."""
+    xe.guc.reset()
+    xe.guc.ct.query_ticks(GPU_PATIENCE)  # answered behind all that the reset has to tell
 
 
 def _fail(xe: XeDevice, text: str) -> str:

@@ -7,6 +7,7 @@ import mmap
 import os
 import re
 import threading
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from uapi import registry
@@ -25,6 +26,7 @@ from xedev.kernel.locking import Mutex
 from xedev.kernel.mm import PAGE_SIZE, CpuMapping, VmArea
 from xedev.kernel.shmem import ShmemConfig, ShmemStore
 from xedev.kernel.wait import WaitQueue
+from xedev.kernel.workqueue import Workqueue
 from xedev.xe import xe_debugfs
 from xedev.xe.platforms import PLATFORMS, Platform
 from xedev.xe.xe_bo import (
@@ -37,6 +39,7 @@ from xedev.xe.xe_bo import (
 )
 from xedev.xe.xe_dma_buf import xe_gem_prime_export, xe_gem_prime_import
 from xedev.xe.xe_drm_client import client_debugfs_files
+from xedev.xe.xe_exec import xe_exec_ioctl
 from xedev.xe.xe_exec_queue import (
     XeExecQueue,
     xe_exec_queue_create_ioctl,
@@ -45,6 +48,7 @@ from xedev.xe.xe_exec_queue import (
     xe_exec_queue_kill_and_put,
     xe_exec_queue_set_property_ioctl,
 )
+from xedev.xe.xe_guc_submit import XeGuc
 from xedev.xe.xe_mock import xe_mock_ioctl
 from xedev.xe.xe_observation import xe_observation_ioctl
 from xedev.xe.xe_purgeability import POLICIES, PurgePolicy
@@ -78,14 +82,14 @@ XE_IOCTLS: dict[str, Handler] = {
     "DRM_IOCTL_XE_EXEC_QUEUE_DESTROY": xe_exec_queue_destroy_ioctl,
     "DRM_IOCTL_XE_EXEC_QUEUE_GET_PROPERTY": xe_exec_queue_get_property_ioctl,
     "DRM_IOCTL_XE_EXEC_QUEUE_SET_PROPERTY": xe_exec_queue_set_property_ioctl,
+    "DRM_IOCTL_XE_EXEC": xe_exec_ioctl,
     "DRM_IOCTL_XE_OBSERVATION": xe_observation_ioctl,
     "DRM_IOCTL_XE_WAIT_USER_FENCE": xe_wait_user_fence_ioctl,
     "DRM_IOCTL_XE_MADVISE": xe_vm_madvise_ioctl,
     "DRM_IOCTL_XE_VM_QUERY_MEM_RANGE_ATTRS": xe_vm_query_vmas_attrs_ioctl,
     "DRM_IOCTL_XE_VM_GET_PROPERTY": xe_vm_get_property_ioctl,
 }
-"""The driver's rows that answer (kernel: ``xe_ioctls``); all of them are DRM_RENDER_ALLOW.
-EXEC is an empty slot until there are engines that run."""
+"""The driver's rows (kernel: ``xe_ioctls``); all of them are DRM_RENDER_ALLOW."""
 
 FAULT_POINTS = (
     "drm_gem_handle_create",
@@ -116,6 +120,11 @@ class XeConfig:
     visible_vram: int | None = None
     """Bytes of VRAM that the CPU reaches; None for all of it."""
     memory: ShmemConfig = field(default_factory=ShmemConfig)
+    job_timeout_ms: int = 5000
+    """How long a job may be on an engine (kernel: ``job_timeout_ms``), unless the VM is for
+    long-running ones."""
+    deterministic: int | None = None
+    """A seed: jobs run one at a time, in an order that it decides, under a virtual clock."""
     index: int = 0
     """Which card of the machine: its minors and its PCI slot follow."""
 
@@ -123,12 +132,14 @@ class XeConfig:
 class XeFile:
     """The driver's part of an open file (kernel: ``struct xe_file``).  One lock for both tables."""
 
-    __slots__ = ("exec_queues", "vm_lock", "vms")
+    __slots__ = ("exec_queues", "run_ticks", "vm_lock", "vms")
 
     def __init__(self) -> None:
         self.vm_lock = Mutex("xef->vm.lock")
         self.vms: Idr[XeVm] = Idr()
         self.exec_queues: Idr[XeExecQueue] = Idr()
+        self.run_ticks: Counter[int] = Counter()
+        """Ticks of the GT's clock that its queues spent on engines, by class."""
 
 
 class XeDevice(DrmDevice):
@@ -157,6 +168,9 @@ class XeDevice(DrmDevice):
         self.bos_lock = threading.Lock()
         self.bos: dict[int, XeBo] = {}
         self.live_exports: set[XeBo] = set()
+        self.guc = XeGuc(self)
+        self.ordered_wq = Workqueue("xe-ordered-wq")
+        """Writes the user fences of binds, one after the other."""
         self.ufence_wq = WaitQueue()
         """Who waits for a user fence (kernel: ``xe->ufence_wq``)."""
         self.vms_lock = threading.Lock()
@@ -310,6 +324,8 @@ class XeDevice(DrmDevice):
     def shutdown(self) -> None:
         """The mock ends: no open file gets an answer any more."""
         self.unplug()
+        self.guc.shutdown()
+        self.ordered_wq.destroy()
         self.shmem.close()
 
 

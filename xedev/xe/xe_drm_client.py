@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from uapi import xe_drm
 from xedev.drm.drm_device import DebugfsFile
 from xedev.drm.ttm import MemType
 from xedev.xe.xe_bo import XeBo, as_xe_bo
+from xedev.xe.xe_hw_engine import ENGINE_CLASSES
 
 if TYPE_CHECKING:
     from xedev.drm.drm_file import DrmFile
@@ -21,18 +21,10 @@ __all__ = ("client_debugfs_files",)
 
 READ_ONLY = 0o400
 
-ENGINE_CLASSES = {
-    xe_drm.DRM_XE_ENGINE_CLASS_RENDER: "rcs",
-    xe_drm.DRM_XE_ENGINE_CLASS_VIDEO_DECODE: "vcs",
-    xe_drm.DRM_XE_ENGINE_CLASS_VIDEO_ENHANCE: "vecs",
-    xe_drm.DRM_XE_ENGINE_CLASS_COPY: "bcs",
-    xe_drm.DRM_XE_ENGINE_CLASS_COMPUTE: "ccs",
-}
-"""Names of the classes in the driver's order, which is not that of the uAPI's numbers
-(kernel: ``enum xe_engine_class``)."""
-
 UNITS = ("", " KiB", " MiB")
 SZ_1K = 1024
+TICKS_PATIENCE = 1.0
+"""Seconds to wait for the GPU to say how long its queues have run."""
 
 
 def client_debugfs_files(xe: XeDevice, file: DrmFile) -> list[DebugfsFile]:
@@ -55,7 +47,7 @@ def _fdinfo(xe: XeDevice, file: DrmFile) -> str:
     """Kernel: ``drm_show_fdinfo``; an unplugged device tells nothing."""
     if xe.unplugged:
         return ""
-    pairs = [*_identity(xe, file), *_meminfo(xe, file), *_run_ticks(xe)]
+    pairs = [*_identity(xe, file), *_meminfo(xe, file), *_run_ticks(xe, file)]
     return "".join(f"{key}:\t{value}\n" for key, value in pairs)
 
 
@@ -119,8 +111,9 @@ def _bo_meminfo(bo: XeBo, stats: dict[MemType, MemoryStats]) -> None:
     if not bo.populated:
         return
     region.resident += bo.size
-    # Nothing is ever active: there are no engines, so no fence is pending.
-    if bo.mem_type is MemType.SYSTEM:
+    if bo.is_busy():
+        region.active += bo.size
+    elif bo.mem_type is MemType.SYSTEM:
         region.purgeable += bo.size
 
 
@@ -136,14 +129,16 @@ def _size(size: int) -> str:
 # ---- engines ----
 
 
-def _run_ticks(xe: XeDevice) -> Iterator[tuple[str, object]]:
-    """Kernel: ``show_run_ticks``.  Nothing runs, so no client has used any cycle."""
+def _run_ticks(xe: XeDevice, file: DrmFile) -> Iterator[tuple[str, object]]:
+    """Kernel: ``show_run_ticks``.  Parallel queues count once for each engine."""
+    xe.guc.update_ticks(TICKS_PATIENCE)
+    spent = file.driver_priv.run_ticks  # type: ignore[attr-defined]
     now = xe.gt_timestamp(time.monotonic_ns())
     capacity = Counter(engine.engine_class for gt in xe.platform.gts for engine in gt.engines)
     for engine_class, name in ENGINE_CLASSES.items():
         if not capacity[engine_class]:
             continue
-        yield f"drm-cycles-{name}", 0
+        yield f"drm-cycles-{name}", spent[engine_class]
         yield f"drm-total-cycles-{name}", now
         if capacity[engine_class] > 1:
             yield f"drm-engine-capacity-{name}", capacity[engine_class]

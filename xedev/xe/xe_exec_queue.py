@@ -5,21 +5,28 @@ from __future__ import annotations
 import ctypes
 import errno
 import itertools
+import threading
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from uapi import xe_drm
+from xedev.drm.drm_sched import DrmSchedEntity
+from xedev.gpu.abi import Placement
 from xedev.kernel.caller import CAP_SYS_NICE, Caller
+from xedev.kernel.dma_fence import DmaFence, dma_fence_context_alloc
 from xedev.kernel.errors import KernelError
 from xedev.kernel.idr import Idr
 from xedev.kernel.refcount import Refcounted
 from xedev.kernel.user_memory import copy_struct_from_user
+from xedev.xe.xe_hw_engine import ENGINE_CLASSES
+from xedev.xe.xe_sched_job import XeSchedJob
 from xedev.xe.xe_sync import BindQueue
 
 if TYPE_CHECKING:
     from xedev.drm.drm_file import DrmFile
     from xedev.xe.platforms import Platform
-    from xedev.xe.xe_device import XeDevice
+    from xedev.xe.xe_device import XeDevice, XeFile
     from xedev.xe.xe_vm import XeVm
 
 __all__ = (
@@ -72,21 +79,41 @@ class XeExecQueue(Refcounted):
     """
 
     __slots__ = (
+        "_context",
+        "_seqno",
         "binds",
         "engine_class",
+        "entity",
+        "generation",
         "gt_id",
-        "killed",
+        "is_banned",
+        "is_killed",
+        "is_protected",
+        "jobs",
+        "jobs_lock",
+        "last_fence",
         "logical_mask",
+        "number",
         "priority",
+        "ticks",
         "timeslice",
         "vm",
         "width",
+        "xef",
     )
 
     def __init__(
-        self, vm: XeVm, engine_class: int, gt_id: int, logical_mask: int, width: int
+        self,
+        xef: XeFile,
+        vm: XeVm,
+        engine_class: int,
+        gt_id: int,
+        logical_mask: int,
+        width: int,
     ) -> None:
         super().__init__()
+        self.xef = xef
+        """Whose time on engines it counts to."""
         self.vm = vm
         """Whose reference the queue takes over."""
         self.engine_class = engine_class
@@ -99,13 +126,51 @@ class XeExecQueue(Refcounted):
         self.timeslice = DEFAULT_TIMESLICE
         self.binds = BindQueue() if engine_class == VM_BIND else None
         """Of a queue for binds."""
-        self.killed = False
+        self.is_killed = False
+        """Whether its id is gone."""
+        self.is_banned = False
+        """Whether its work failed."""
+        self.is_protected = False
+        """Whether it runs protected content."""
+        self.number = 0
+        """Of all queues of the device, by which the GPU knows it; 0 of one for binds."""
+        self.generation = 0
+        """Of the GPU's process that knows it."""
+        self.entity = DrmSchedEntity()
+        self.jobs_lock = threading.Lock()
+        self.jobs: deque[XeSchedJob] = deque()
+        """Those that are not done, guarded by `jobs_lock`."""
+        self.last_fence: DmaFence | None = None
+        self.ticks = 0
+        """Time on engines, as of the last job that was done."""
+        self._context = 0
+        self._seqno = 0
 
     @property
     def is_reset(self) -> bool:
         """Whether nothing will run on it any more
         (kernel: ``guc_exec_queue_reset_status``)."""
-        return self.killed
+        return self.is_killed or self.is_banned
+
+    def next_fence(self) -> DmaFence:
+        """The fence of its next job; needs ``vm->lock`` for writing."""
+        if not self._context:
+            self._context = dma_fence_context_alloc()
+        self._seqno += 1
+        return DmaFence(self._context, self._seqno, "xe", f"{ENGINE_CLASSES[self.engine_class]}")
+
+    def placement(self) -> Placement:
+        """What the GPU has to know of it."""
+        timeout = 0 if self.vm.is_lr else self.vm.xe.config.job_timeout_ms
+        return Placement(
+            gt_id=self.gt_id,
+            engine_class=self.engine_class,
+            mask=self.logical_mask,
+            width=self.width,
+            priority=self.priority,
+            timeslice_us=self.timeslice,
+            timeout_ms=timeout,
+        )
 
     def free(self) -> None:
         """The last reference went."""
@@ -123,9 +188,10 @@ def xe_exec_queue_lookup(file: DrmFile, queue_id: int) -> XeExecQueue | None:
 
 def xe_exec_queue_kill_and_put(queue: XeExecQueue) -> None:
     """A queue whose id is gone ends (kernel: ``xe_exec_queue_kill``)."""
-    queue.killed = True
+    queue.is_killed = True
     if queue.binds is None:
         queue.vm.exec_queues -= 1
+        queue.vm.xe.guc.kill(queue)
     queue.vm.xe.ufence_wq.wake_up()
     queue.put()
 
@@ -157,6 +223,7 @@ def xe_exec_queue_create_ioctl(
     with xef.vm_lock:  # type: ignore[attr-defined]
         if queue.binds is None:
             queue.vm.exec_queues += 1
+            xe.guc.add_queue(queue)
         args.exec_queue_id = xef.exec_queues.alloc(queue)  # type: ignore[attr-defined]
 
 
@@ -171,7 +238,8 @@ def _create_for_binds(
     if args.width != 1 or args.num_placements != 1 or first.engine_instance:
         raise KernelError(errno.EINVAL, "binds have one engine, its instance is 0")
     vm = _usable_vm(file, args.vm_id)
-    return _make(xe, vm, XeExecQueue(vm, VM_BIND, first.gt_id, 1, 1), args, caller)
+    xef: XeFile = file.driver_priv  # type: ignore[assignment]
+    return _make(xe, XeExecQueue(xef, vm, VM_BIND, first.gt_id, 1, 1), args, caller)
 
 
 def _create_for_engines(
@@ -188,8 +256,15 @@ def _create_for_engines(
     if args.width > 1 and first.engine_class not in MULTI_LRC_CLASSES:
         raise KernelError(errno.EOPNOTSUPP, "this class runs a job on one engine only")
     vm = _usable_vm(file, args.vm_id)
-    queue = XeExecQueue(vm, first.engine_class, first.gt_id, mask, args.width)
-    return _make(xe, vm, queue, args, caller)
+    queue = XeExecQueue(
+        file.driver_priv,  # type: ignore[arg-type]
+        vm,
+        first.engine_class,
+        first.gt_id,
+        mask,
+        args.width,
+    )
+    return _make(xe, queue, args, caller)
 
 
 def _usable_vm(file: DrmFile, vm_id: int) -> XeVm:
@@ -209,7 +284,6 @@ def _usable_vm(file: DrmFile, vm_id: int) -> XeVm:
 
 def _make(
     xe: XeDevice,
-    vm: XeVm,
     queue: XeExecQueue,
     args: xe_drm.drm_xe_exec_queue_create,
     caller: Caller,
@@ -311,6 +385,7 @@ def _set_pxp_type(xe: XeDevice, queue: XeExecQueue, value: int, caller: Caller) 
         raise KernelError(errno.EINVAL, f"no protected content of type {value}")
     if not xe.platform.has_pxp:
         raise KernelError(errno.ENODEV, "the device has no protected content")
+    queue.is_protected = True
 
 
 def _set_hang_replay_state(xe: XeDevice, queue: XeExecQueue, value: int, caller: Caller) -> None:

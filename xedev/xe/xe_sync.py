@@ -1,21 +1,20 @@
-"""Syncs that come with a bind (kernel: drivers/gpu/drm/xe/xe_sync.c)."""
+"""Syncs that come with a bind or an exec (kernel: drivers/gpu/drm/xe/xe_sync.c)."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
-import threading
-from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from uapi import xe_drm
+from xedev.drm.drm_sched import DrmSchedEntity, DrmSchedJob
 from xedev.drm.drm_syncobj import DrmSyncobj, drm_syncobj_find
 from xedev.kernel.caller import Caller
 from xedev.kernel.dma_fence import (
     DmaFence,
-    DmaFenceArray,
     dma_fence_chain_find_seqno,
     dma_fence_context_alloc,
     signalled_fence,
@@ -26,9 +25,12 @@ from xedev.kernel.user_memory import UserMemory
 if TYPE_CHECKING:
     from xedev.drm.drm_file import DrmFile
     from xedev.kernel.wait import WaitQueue
+    from xedev.xe.xe_device import XeDevice
+    from xedev.xe.xe_vm import XeVm, XeVma
 
 __all__ = (
     "BindQueue",
+    "PtUpdate",
     "UserFence",
     "XeSyncs",
     "xe_sync_entries_parse",
@@ -43,7 +45,8 @@ USER_FENCE = xe_drm.DRM_XE_SYNC_TYPE_USER_FENCE
 
 @dataclass(slots=True, eq=False)
 class UserFence:
-    """Eight bytes to write into the caller's memory when the bind is done."""
+    """Eight bytes to write when the work is done: of a bind, into the caller's memory; of an exec,
+    to a GPU address."""
 
     addr: int
     value: int
@@ -137,10 +140,12 @@ def xe_sync_entries_parse(
     count: int,
     *,
     lr_mode: bool,
-    allow_user_fence: bool,
+    allow_user_fence: bool = True,
+    of_exec: bool = False,
 ) -> XeSyncs:
     """Check ``count`` entries at the user address, in order.
 
+    ``of_exec``: a user fence is a GPU address, which is not looked at.
     Nothing is signalled here, so a failure has no effect.  ``EFAULT`` unreadable, ``EINVAL``
     malformed or nothing to wait for, ``ENOENT`` unknown syncobj, ``EOPNOTSUPP`` not on this VM or
     in this place.
@@ -150,9 +155,9 @@ def xe_sync_entries_parse(
         for index in range(count):
             raw = caller.memory.read(address + index * SYNC_SIZE, SYNC_SIZE)
             sync = xe_drm.drm_xe_sync.from_buffer_copy(raw)
-            _parse_one(syncs, file, caller, sync, lr_mode, allow_user_fence)
+            _parse_one(syncs, file, caller, sync, lr_mode, allow_user_fence, of_exec)
         if syncs.user_fences > 1:
-            raise KernelError(errno.EINVAL, "one user fence is all that a bind may have")
+            raise KernelError(errno.EINVAL, "one user fence is all that there may be")
     except BaseException:
         syncs.put()
         raise
@@ -166,6 +171,7 @@ def _parse_one(
     sync: xe_drm.drm_xe_sync,
     lr_mode: bool,
     allow_user_fence: bool,
+    of_exec: bool,
 ) -> None:
     if sync.flags & ~SIGNAL or any(sync.reserved):
         raise KernelError(errno.EINVAL, "unknown sync flags, or reserved is not zero")
@@ -174,69 +180,86 @@ def _parse_one(
         return
     if sync.type != USER_FENCE:
         raise KernelError(errno.EINVAL, f"no sync of type {sync.type}")
-    syncs.user_fence = _parse_user_fence(caller, sync, allow_user_fence)
+    syncs.user_fence = _parse_user_fence(caller, sync, allow_user_fence, of_exec)
     syncs.user_fences += 1
 
 
-def _parse_user_fence(caller: Caller, sync: xe_drm.drm_xe_sync, allowed: bool) -> UserFence:
+def _parse_user_fence(
+    caller: Caller, sync: xe_drm.drm_xe_sync, allowed: bool, of_exec: bool
+) -> UserFence:
     if not allowed:
         raise KernelError(errno.EOPNOTSUPP, "a user fence needs a bind to follow")
     if not sync.flags & SIGNAL:
         raise KernelError(errno.EOPNOTSUPP, "a user fence can only be signalled")
     if sync.addr % 8:
         raise KernelError(errno.EINVAL, f"user fence {sync.addr:#x} is not 8-byte aligned")
-    caller.memory.read(sync.addr, 8)
+    if not of_exec:
+        caller.memory.read(sync.addr, 8)
     return UserFence(sync.addr, sync.timeline_value)
 
 
-class _Bind:
-    """A bind that has to wait: for its fences, and for the binds before it."""
+class _Bind(DrmSchedJob):
+    """A bind that has to wait: for its fences, for the binds before it, or for the GPU."""
 
-    __slots__ = ("_memory", "_queue", "_user_fence", "_waiters", "fence", "is_ready")
+    __slots__ = ("_memory", "_update", "_user_fence", "_xe", "fence")
 
     def __init__(
         self,
-        queue: BindQueue,
+        xe: XeDevice,
         fence: DmaFence,
         user_fence: UserFence | None,
-        caller: Caller,
-        waiters: WaitQueue,
+        memory: UserMemory | None,
+        update: PtUpdate | None,
     ) -> None:
-        self._queue = queue
+        super().__init__()
+        self._xe = xe
         self.fence = fence
         """Signalled when it takes effect."""
         self._user_fence = user_fence
-        self._memory = caller.mm() if user_fence is not None else None
-        self._waiters = waiters
-        self.is_ready = False
+        self._memory = memory
+        self._update = update
 
-    def wait_for(self, fences: list[DmaFence]) -> None:
-        """Be ready when all of them are signalled, be it in failure."""
-        if not fences or not DmaFenceArray(fences).add_callback(self._ready):
-            self._ready()
+    def run(self) -> None:
+        """Its turn has come: change the page tables, if there are any, and tell."""
+        if self._update is None:
+            self._complete()
+        else:
+            self._update.apply(self._complete)
 
-    def _ready(self) -> None:
-        self.is_ready = True
-        self._queue.run()
-
-    def complete(self) -> None:
-        """Take effect, and tell.  In this order: a user fence that is seen promises that the
-        others are signalled."""
+    def _complete(self) -> None:
+        """It has taken effect.  Whoever says so must not wait for a client's memory."""
+        trace = self._xe.trace
+        if trace.enabled:
+            trace.emit("bind_end", context=self.fence.context, seqno=self.fence.seqno)
+        # In this order: a user fence that is seen promises that the others are signalled.
         self.fence.signal()
-        if self._user_fence is not None and self._memory is not None:
-            self._user_fence.signal(self._memory, self._waiters)
+        if self._user_fence is not None:
+            self._xe.ordered_wq.queue_work(self._write_user_fence)
+
+    def _write_user_fence(self) -> None:
+        assert self._user_fence is not None and self._memory is not None
+        self._user_fence.signal(self._memory, self._xe.ufence_wq)
 
 
-class _Todo(threading.local):
-    """Queues that this thread has to look at.  One after the other, never one within the other:
-    binds that wait for each other in a long row would fill the stack."""
+class PtUpdate:
+    """Entries of page tables that a bind changes."""
 
-    def __init__(self) -> None:
-        self.queues: deque[BindQueue] = deque()
-        self.is_running = False
+    __slots__ = ("_journal", "_pt", "_ranges")
 
+    def __init__(self, vm: XeVm, journal: list[tuple[bool, XeVma]]) -> None:
+        self._pt = vm.pt
+        self._journal = journal
+        self._ranges = vm.pt.changes(journal)
 
-_todo = _Todo()
+    def apply(self, done: Callable[[], None] | None) -> None:
+        """Have the GPU use them; ``done`` is called when it does."""
+        self._pt.update(self._ranges, done)
+
+    def defer(self) -> None:
+        """It has to wait: until then the new mappings are not there."""
+        for made, vma in self._journal:
+            if made:
+                vma.tile_present = False
 
 
 class BindQueue:
@@ -247,71 +270,68 @@ class BindQueue:
     whoever is told of it.  The binds of a VM that was closed go on.
     """
 
-    __slots__ = ("_binds", "_context", "_is_busy", "_lock", "_seqno")
+    __slots__ = ("_context", "_entity", "_last", "_seqno")
 
     def __init__(self) -> None:
         self._context = 0
         self._seqno = 0
-        self._lock = threading.Lock()
-        self._binds: deque[_Bind] = deque()
-        """Those that have not taken effect."""
-        self._is_busy = False
-        """Whether some thread completes the first of them."""
+        self._entity = DrmSchedEntity()
+        self._last: DmaFence | None = None
 
-    def submit(self, syncs: XeSyncs, caller: Caller, waiters: WaitQueue) -> None:
+    def submit(
+        self,
+        xe: XeDevice,
+        syncs: XeSyncs,
+        caller: Caller,
+        update: PtUpdate | None = None,
+        waits: Sequence[DmaFence] = (),
+    ) -> DmaFence | None:
         """A bind was made: signal its syncs, now or when it may take effect.  It may be one of
         nothing, whose syncs hear of what there was (kernel: ``vm_bind_ioctl_signal_fences``).
 
-        ``waiters`` are woken when a user fence was written.  Needs ``vm->lock`` for writing.
+        ``update`` is what the GPU has to be told, ``waits`` for what besides the in-fences.
+        Returns the fence of a bind that is not done yet.  Needs ``vm->lock`` for writing.
         """
-        waits = [fence for fence in syncs.waits if not fence.is_signaled()]
+        pending = [fence for fence in (*syncs.waits, *waits) if not fence.is_signaled()]
         user_fence = syncs.user_fence
-        if not waits and not self._binds:
+        is_idle = not pending and (self._last is None or self._last.is_signaled())
+        if is_idle and update is None:
             if syncs.has_signals:
                 syncs.signal(signalled_fence())
             if user_fence is not None:
-                user_fence.signal(caller.memory, waiters)
-            return
-        bind = _Bind(self, self._next_fence(), user_fence, caller, waiters)
-        with self._lock:
-            self._binds.append(bind)
+                user_fence.signal(caller.memory, xe.ufence_wq)
+            return None
+        if is_idle and not syncs.has_signals and user_fence is None:
+            assert update is not None
+            update.apply(None)
+            return None
+        if self._last is not None and not self._last.is_signaled():
+            pending.append(self._last)
+        if update is not None and pending:
+            update.defer()
+        memory = caller.mm() if user_fence is not None else None
+        bind = _Bind(xe, self._next_fence(), user_fence, memory, update)
+        self._last = bind.fence
+        if xe.trace.enabled:
+            _trace_submit(xe, bind.fence, caller, pending)
         syncs.signal(bind.fence)
-        bind.wait_for(waits)
-
-    def run(self) -> None:
-        """Complete what can be completed, unless another thread is at it."""
-        todo = _todo
-        todo.queues.append(self)
-        if todo.is_running:
-            return
-        todo.is_running = True
-        try:
-            while todo.queues:
-                todo.queues.popleft()._complete_ready()
-        finally:
-            todo.is_running = False
-
-    def _complete_ready(self) -> None:
-        while (bind := self._take_first()) is not None:
-            try:
-                bind.complete()
-            finally:
-                self._drop_first()
-
-    def _take_first(self) -> _Bind | None:
-        with self._lock:
-            if self._is_busy or not self._binds or not self._binds[0].is_ready:
-                return None
-            self._is_busy = True
-            return self._binds[0]
-
-    def _drop_first(self) -> None:
-        with self._lock:
-            self._is_busy = False
-            self._binds.popleft()
+        self._entity.push_job(bind, pending)
+        return bind.fence
 
     def _next_fence(self) -> DmaFence:
         if not self._context:
             self._context = dma_fence_context_alloc()
         self._seqno += 1
         return DmaFence(self._context, self._seqno)
+
+
+def _trace_submit(
+    xe: XeDevice, fence: DmaFence, caller: Caller, pending: Sequence[DmaFence]
+) -> None:
+    xe.trace.emit(
+        "bind_submit",
+        context=fence.context,
+        seqno=fence.seqno,
+        pid=caller.tgid,
+        waits=[f"{wait.context}:{wait.seqno}" for wait in pending],
+    )

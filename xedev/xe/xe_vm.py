@@ -6,6 +6,7 @@ import ctypes
 import errno
 import itertools
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from xedev.drm.drm_gem import drm_gem_object_lookup
 from xedev.drm.drm_gpuvm import DrmGpuva, DrmGpuvm, Unmap
 from xedev.drm.ttm import MemType
 from xedev.kernel.caller import Caller
+from xedev.kernel.dma_fence import DmaFence
+from xedev.kernel.dma_resv import ResvFences
 from xedev.kernel.errors import KernelError
 from xedev.kernel.idr import Idr
 from xedev.kernel.locking import LockLevel, Mutex, RwSem, lockdep_assert_held
@@ -31,10 +34,13 @@ from xedev.xe.xe_bo import (
 )
 from xedev.xe.xe_exec_queue import XeExecQueue, xe_exec_queue_lookup
 from xedev.xe.xe_pat import CohMode
-from xedev.xe.xe_sync import BindQueue, UserFence, XeSyncs, xe_sync_entries_parse
+from xedev.xe.xe_pt import XePt
+from xedev.xe.xe_svm import XeSvm
+from xedev.xe.xe_sync import BindQueue, PtUpdate, UserFence, XeSyncs, xe_sync_entries_parse
 
 if TYPE_CHECKING:
     from xedev.drm.drm_file import DrmFile
+    from xedev.kernel.user_memory import UserMemory
     from xedev.xe.xe_device import XeDevice
 
 __all__ = (
@@ -166,7 +172,7 @@ class XeVma(DrmGpuva):
     ``offset`` is bytes into the BO, or the user address of a userptr.
     """
 
-    __slots__ = ("attr", "flags", "ufence", "userptr")
+    __slots__ = ("attr", "flags", "mm", "tile_present", "ufence", "userptr")
 
     def __init__(
         self,
@@ -182,6 +188,10 @@ class XeVma(DrmGpuva):
         self.flags = flags
         self.attr = attr
         self.userptr = userptr
+        self.mm: UserMemory | None = None
+        """Of a userptr: the memory of who bound it."""
+        self.tile_present = True
+        """Whether the page tables have it, or would, if the GPU looked at them."""
         self.ufence: UserFence | None = None
         """Of the bind that made or prefetched it, unless that was done at once."""
 
@@ -218,6 +228,7 @@ class XeVm(Refcounted):
 
     __slots__ = (
         "banned",
+        "bind_fences",
         "bind_queue",
         "client_id",
         "exec_queues",
@@ -225,18 +236,26 @@ class XeVm(Refcounted):
         "flags",
         "gpuvm",
         "id",
+        "kernel_fences",
         "lock",
+        "mm",
         "mode",
+        "pt",
         "resv",
         "serial",
+        "svm",
         "xe",
     )
 
     serials = itertools.count(1)
 
-    def __init__(self, xe: XeDevice, flags: int, client_id: int) -> None:
+    def __init__(
+        self, xe: XeDevice, flags: int, client_id: int, mm: UserMemory | None = None
+    ) -> None:
         super().__init__()
         self.xe = xe
+        self.mm = mm
+        """The memory that mirrors show: of the process that made a faulting VM."""
         self.flags = flags
         self.client_id = client_id
         self.id = 0
@@ -247,6 +266,14 @@ class XeVm(Refcounted):
         self.resv = Mutex(f"resv of vm {self.serial}", LockLevel.RESV)
         self.banned = False
         self.bind_queue = BindQueue()
+        self.pt = XePt(xe, self.serial, self.is_faulting)
+        if self.is_faulting:
+            self.gpuvm.on_evict = self.pt.unmap_bo
+        self.svm = XeSvm()
+        self.bind_fences = ResvFences()
+        """Of binds (kernel: usage BOOKKEEP, as for jobs)."""
+        self.kernel_fences = ResvFences()
+        """Of binds that every job waits for (kernel: usage KERNEL)."""
         self.exec_queues = 0
         """Living queues of work for it; those for binds do not count."""
         self.faults: list[xe_drm.xe_vm_fault] = []
@@ -260,6 +287,11 @@ class XeVm(Refcounted):
     def is_lr(self) -> bool:
         """Whether jobs may run for ever (kernel: ``xe_vm_in_lr_mode``)."""
         return self.mode is not VmMode.NON_LR
+
+    @property
+    def is_faulting(self) -> bool:
+        """Whether its work may take page faults (kernel: ``xe_vm_in_fault_mode``)."""
+        return self.mode is VmMode.FAULT
 
     def assert_usable(self) -> None:
         """``ENOENT`` when closed or banned (kernel: ``xe_vm_is_closed_or_banned``)."""
@@ -275,6 +307,7 @@ class XeVm(Refcounted):
 
     def free(self) -> None:
         """The last reference went."""
+        self.pt.detach()
         if self.xe.trace.enabled:
             self.xe.trace.emit("vm_free", vm=self.serial)
 
@@ -328,7 +361,7 @@ def xe_vm_create_ioctl(
     if flags & xe_drm.DRM_XE_VM_CREATE_FLAG_NO_VM_OVERCOMMIT and not fault:
         raise KernelError(errno.EINVAL, "NO_VM_OVERCOMMIT needs FAULT_MODE")
     xe.faults.check("xe_vm_create")
-    vm = XeVm(xe, flags, file.client_id)
+    vm = XeVm(xe, flags, file.client_id, caller.mm() if fault else None)
     xef = file.driver_priv
     with xef.vm_lock:  # type: ignore[attr-defined]
         vm.id = args.vm_id = xef.vms.alloc(vm)  # type: ignore[attr-defined]
@@ -351,6 +384,13 @@ def xe_vm_destroy_ioctl(
         if vm.mode is VmMode.PREEMPT and vm.exec_queues:
             raise KernelError(errno.EBUSY, f"VM {args.vm_id} has queues")
         xef.vms.remove(args.vm_id)  # type: ignore[attr-defined]
+    vm.lock.down_write()
+    vm.gpuvm.size = 0
+    vm.lock.up_write()
+    # Nobody adds to them any more; what runs is done, or too late, in a few seconds.  The kernel
+    # does not let itself be interrupted here.
+    with suppress(KernelError):
+        vm.gpuvm.job_fences.wait(caller)
     xe_vm_close_and_put(vm)
 
 
@@ -362,6 +402,7 @@ def xe_vm_close_and_put(vm: XeVm) -> None:
     vm.lock.down_write()
     try:
         vm.gpuvm.size = 0
+        vm.pt.clear()
         external = []
         for vma in list(vm.gpuvm):
             vm.gpuvm.remove(vma)
@@ -536,13 +577,17 @@ def _vm_bind_ioctl_execute(
     caller: Caller,
 ) -> None:
     """Change the map, then tell the syncs, or have them told."""
-    job = _vm_bind_ioctl_ops_execute(xe, vm, ops, caller) if ops else None
-    if syncs is _NO_SYNCS:
+    job = _vm_bind_ioctl_ops_execute(xe, vm, ops, caller, syncs) if ops else None
+    update = job.pt_update() if job is not None else None
+    if syncs is _NO_SYNCS and update is None:
         return  # it comes after what is pending, but there is nobody to tell
     if syncs.waits and (job is None or job.is_empty):
         # As in the kernel's xe_sync_in_fence_get.
         raise KernelError(errno.EOPNOTSUPP, "nothing to do, and so nothing that could wait")
-    binds.submit(syncs, caller, xe.ufence_wq)
+    waits = job.dependencies() if job is not None else ()
+    fence = binds.submit(xe, syncs, caller, update, waits)
+    if fence is not None and job is not None:
+        (vm.kernel_fences if job.has_remnants else vm.bind_fences).add(fence)
     ufence = syncs.user_fence
     if job is not None and ufence is not None and not ufence.is_signalled:
         for vma in job.fenced():
@@ -734,7 +779,8 @@ class XeVmaJob:
     """
 
     __slots__ = (
-        *("_journal", "caller", "inject_error", "late", "op_count", "prefetched", "vm", "xe"),
+        *("_journal", "caller", "has_remnants", "inject_error", "late", "op_count", "prefetched"),
+        *("vm", "xe"),
     )
 
     def __init__(self, xe: XeDevice, vm: XeVm, ops: list[BindOp], caller: Caller) -> None:
@@ -744,6 +790,9 @@ class XeVmaJob:
         self.inject_error = False
         self.caller = caller
         self._journal: list[tuple[bool, XeVma]] = []
+        self.has_remnants = False
+        """Whether something of an old mapping is left: then no job may see it in between, and
+        the bind waits for all that run (kernel: ``wait_vm_bookkeep``)."""
         self.prefetched: Sequence[XeVma] = ()
         self.late: list[_LateStep] = []
         """What is done after all ops changed the map: gates, placement, prefetch.  Functions
@@ -776,18 +825,30 @@ class XeVmaJob:
         offset = vma.offset + (start - vma.start) if bo is not None or vma.userptr else 0
         flags = vma.flags
         remnant = self.insert(start, end, bo, offset, flags, vma.attr.copy(), vma.userptr)
+        remnant.mm = vma.mm
+        remnant.tile_present = vma.tile_present
+        self.has_remnants = True
         if bo is not None:
             self.late.append((_prepare_remnant, (remnant,)))
 
-    def clear(self, start: int, end: int) -> None:
-        """Make ``[start, end)`` a hole."""
+    def clear(self, start: int, end: int, *, is_mirror: bool = False) -> None:
+        """Make ``[start, end)`` a hole, for a new mirror if ``is_mirror``.
+
+        ``EBUSY`` a mirror that the GPU has looked into (kernel: ``xe_svm_has_mapping``)."""
         for change in self.vm.gpuvm.sm_unmap_ops(start, end):
+            if change.va.is_mirror and not is_mirror:
+                self._check_mirror(max(start, change.va.start), min(end, change.va.end))
             self.remove(change.va)
             if isinstance(change, Unmap):
                 continue
             for bounds in (change.prev, change.next):
                 if bounds is not None:
                     self.keep(change.va, bounds)
+
+    def _check_mirror(self, start: int, end: int) -> None:
+        vm = self.vm
+        if vm.svm.has_mapping(vm.mm, start, end):
+            raise KernelError(errno.EBUSY, "the GPU has mapped memory of the process there")
 
     def validate(self, bo: XeBo) -> None:
         """Bring the BO to its place, unless it is there."""
@@ -823,6 +884,21 @@ class XeVmaJob:
         made = [vma for inserted, vma in self._journal if inserted and not vma.is_mirror]
         return [*made, *self.prefetched]
 
+    def pt_update(self) -> PtUpdate | None:
+        """What the GPU has to be told; None while it does not know the VM."""
+        if not self.vm.pt.is_live:
+            return None
+        fetched = [(True, vma) for vma in self.prefetched if not vma.is_mirror]
+        return PtUpdate(self.vm, [*self._journal, *fetched])
+
+    def dependencies(self) -> list[DmaFence]:
+        """What it waits for besides its in-fences (kernel: ``xe_pt_vm_dependencies``)."""
+        vm = self.vm
+        waits = vm.kernel_fences.pending()
+        if self.has_remnants:
+            waits += vm.gpuvm.job_fences.pending() + vm.bind_fences.pending()
+        return waits
+
     def commit(self) -> list[XeBo]:
         """The old VMAs end; returns the BOs that lost a reference by it."""
         dropped = []
@@ -848,7 +924,7 @@ class XeVmaJob:
 
 
 def _vm_bind_ioctl_ops_execute(
-    xe: XeDevice, vm: XeVm, ops: list[BindOp], caller: Caller
+    xe: XeDevice, vm: XeVm, ops: list[BindOp], caller: Caller, syncs: XeSyncs
 ) -> XeVmaJob:
     """Change the map op by op, then prepare the BOs, then let go of the old VMAs."""
     resvs = _resvs_of(vm, ops)
@@ -863,6 +939,8 @@ def _vm_bind_ioctl_ops_execute(
                     job.inject_error = True
                 _OPS[op.op](job, op)
             job.run_late()
+            if syncs.waits:
+                _check_batch_size(xe, ops, syncs)
         except BaseException:
             dropped = job.unwind()
             raise
@@ -873,6 +951,32 @@ def _vm_bind_ioctl_ops_execute(
             resv.unlock()
         for bo in dropped:
             bo.put()
+
+
+BATCH_LIMIT_DISCRETE, BATCH_LIMIT_INTEGRATED = 2 << 20, 1 << 20
+"""Bytes of page-table entries that the GPU can be made to write by one bind.  The kernel's limit
+is that of a suballocation; these lie between what IGT's bind-array-enobufs has fail and succeed."""
+SZ_2M = 2 << 20
+
+
+def _check_batch_size(xe: XeDevice, ops: list[BindOp], syncs: XeSyncs) -> None:
+    """``ENOBUFS`` when a bind that has to wait, and so is left to the GPU, is too large a batch
+    (kernel: ``xe_migrate_update_pgtables``)."""
+    if all(fence.is_signaled() for fence in syncs.waits):
+        return  # the CPU writes them
+    limit = BATCH_LIMIT_DISCRETE if xe.platform.is_dgfx else BATCH_LIMIT_INTEGRATED
+    if sum(8 * _entries(op) for op in ops) > limit:
+        raise KernelError(errno.ENOBUFS, "these are too many page-table entries to be written late")
+
+
+def _entries(op: BindOp) -> int:
+    """How many page-table entries a MAP takes; large pages where both addresses allow them."""
+    if op.op not in (OP_MAP, OP_MAP_USERPTR) or op.flags & (FLAG_NULL | FLAG_MIRROR):
+        return 0
+    if (op.addr - op.offset) % SZ_2M:
+        return op.range // PAGE_SIZE
+    large = max(0, (op.end & -SZ_2M) - (op.addr + SZ_2M - 1 & -SZ_2M))
+    return large // SZ_2M + (op.range - large) // PAGE_SIZE
 
 
 def _resvs_of(vm: XeVm, ops: list[BindOp]) -> list[Mutex]:
@@ -894,9 +998,10 @@ def _op_map(job: XeVmaJob, op: BindOp) -> None:
     start, end = op.addr, op.end
     if op.flags & FLAG_MIRROR:
         start, end = _with_default_mirrors(job.vm, op, start, end)
-    job.clear(start, end)
+    job.clear(start, end, is_mirror=bool(op.flags & FLAG_MIRROR))
     bo = op.bo
-    job.insert(start, end, bo, op.offset, op.flags, XeVmaMemAttr(op.pat_index), False)
+    vma = job.insert(start, end, bo, op.offset, op.flags, XeVmaMemAttr(op.pat_index), False)
+    vma.tile_present = not job.vm.is_faulting or bool(op.flags & FLAG_IMMEDIATE)
     if bo is not None:
         validate = job.vm.mode is not VmMode.FAULT or bool(op.flags & FLAG_IMMEDIATE)
         job.late.append((_prepare_map, (bo, validate)))
@@ -931,7 +1036,9 @@ def _with_default_mirrors(vm: XeVm, op: BindOp, start: int, end: int) -> tuple[i
 def _op_map_userptr(job: XeVmaJob, op: BindOp) -> None:
     job.caller.memory.probe(op.offset, op.range, write=not op.flags & FLAG_READONLY)
     job.clear(op.addr, op.end)
-    job.insert(op.addr, op.end, None, op.offset, op.flags, XeVmaMemAttr(op.pat_index), True)
+    vma = job.insert(op.addr, op.end, None, op.offset, op.flags, XeVmaMemAttr(op.pat_index), True)
+    vma.mm = job.caller.mm()
+    vma.tile_present = not job.vm.is_faulting or bool(op.flags & FLAG_IMMEDIATE)
 
 
 def _op_unmap(job: XeVmaJob, op: BindOp) -> None:
@@ -961,6 +1068,7 @@ def _op_prefetch(job: XeVmaJob, op: BindOp) -> None:
 def _prefetch(job: XeVmaJob, vmas: list[XeVma], region: int) -> None:
     for vma in vmas:
         bo = vma.bo
+        vma.tile_present = True
         if vma.userptr:
             job.caller.memory.probe(
                 vma.offset, vma.end - vma.start, write=not vma.flags & FLAG_READONLY

@@ -1,0 +1,1 @@
+"""What the hardware does: engines, the command streamer, the blitter, the GPU's clock."""

@@ -1,0 +1,214 @@
+"""What stands behind GPU addresses: the contents of BOs, the memory of processes, nothing.
+
+Contents are read and written with system calls and never mapped: whoever purges them cuts the file
+to nothing, and a mapping would raise SIGBUS then.  A file that got short is asked for anew, since
+its contents may just have moved to another one.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable
+
+from xedev.gpu.abi import Ask
+
+__all__ = ("BoPages", "ClientPages", "Gone", "NullPages", "OpenFiles", "Pages", "UnboundPages")
+
+AskFunc = Callable[..., object]
+"""``(what, ...)`` -> the driver's answer; other work is done meanwhile."""
+
+
+class Gone(Exception):
+    """There is nothing behind the address any more."""
+
+
+class Pages(ABC):
+    """One thing that ranges of addresses stand for; offsets are its own."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def read(self, offset: int, length: int) -> bytes:
+        """All of them; `Gone`."""
+
+    @abstractmethod
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """All of them; `Gone`."""
+
+    def update(self, offset: int, size: int, change: Callable[[int], int]) -> int:
+        """Replace the little-endian word of ``size`` bytes by ``change`` of it, with no other work
+        in between; the old value.  `Gone`."""
+        old = int.from_bytes(self.read(offset, size), "little")
+        self.write(offset, _word(change(old), size))
+        return old
+
+
+def _word(value: int, size: int) -> bytes:
+    return (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+
+
+class UnboundPages(Pages):
+    """A mapping whose page tables are made at the first access."""
+
+    __slots__ = ()
+
+    def read(self, offset: int, length: int) -> bytes:
+        """`Gone`."""
+        raise Gone
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """`Gone`."""
+        raise Gone
+
+
+class NullPages(Pages):
+    """Zeros that cannot be changed (kernel: scratch pages, NULL mappings)."""
+
+    __slots__ = ()
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Zeros."""
+        return bytes(length)
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Nothing comes of it."""
+
+
+class ClientPages(Pages):
+    """Memory of a process, which only the driver may reach; offsets are its addresses."""
+
+    __slots__ = ("_ask", "_mm")
+
+    def __init__(self, mm: int, ask: AskFunc) -> None:
+        self._mm = mm
+        self._ask = ask
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Through the driver."""
+        data = self._ask(Ask.READ, self._mm, offset, length)
+        if not isinstance(data, bytes):
+            raise Gone
+        return data
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Through the driver."""
+        if not self._ask(Ask.WRITE, self._mm, offset, bytes(data)):
+            raise Gone
+
+    def update(self, offset: int, size: int, change: Callable[[int], int]) -> int:
+        """Tried until no other engine came between."""
+        old = self.read(offset, size)
+        while True:
+            new = _word(change(int.from_bytes(old, "little")), size)
+            found = self._ask(Ask.SWAP, self._mm, offset, old, new)
+            if not isinstance(found, bytes):
+                raise Gone
+            if found == old:
+                return int.from_bytes(old, "little")
+            old = found
+
+
+class OpenFiles:
+    """Descriptors of the contents that were used last, at most ``limit``."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._files: OrderedDict[BoPages, int] = OrderedDict()
+
+    def add(self, pages: BoPages, fd: int) -> None:
+        """One more, for which the oldest one may go."""
+        self._files[pages] = fd
+        if len(self._files) > self._limit:
+            oldest = next(iter(self._files))
+            oldest.close()
+
+    def forget(self, pages: BoPages) -> None:
+        """One less; closes it."""
+        fd = self._files.pop(pages, -1)
+        if fd >= 0:
+            os.close(fd)
+
+
+class BoPages(Pages):
+    """The contents of a BO: a sparse file, asked for at the first use."""
+
+    __slots__ = ("_ask", "_bo", "_files", "_is_named", "fd")
+
+    def __init__(self, bo: int, ask: AskFunc, files: OpenFiles) -> None:
+        self._bo = bo
+        self._ask = ask
+        self._files = files
+        self._is_named = False
+        self.fd = -1
+        """Of the contents; negative while they are not open."""
+
+    def close(self) -> None:
+        """Let go of the descriptor; the next use asks again."""
+        self.fd = -1
+        self._files.forget(self)
+
+    def open(self) -> int:
+        """The descriptor; `Gone`."""
+        if self.fd < 0:
+            answer = self._ask(Ask.PAGES, self._bo)
+            if not isinstance(answer, tuple):
+                raise Gone
+            path, ino = answer
+            if self.fd < 0:  # others may have asked meanwhile
+                self._open(path, ino)
+        return self.fd
+
+    def read(self, offset: int, length: int) -> bytes:
+        """From the file; once more when it got short."""
+        fd = self.fd
+        if fd >= 0:
+            data = os.pread(fd, length, offset)
+            if len(data) == length:
+                return data
+            self.close()
+        data = os.pread(self.open(), length, offset)
+        if len(data) != length:
+            raise Gone
+        return data
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """To the file; once more when it got short."""
+        if self.fd >= 0:
+            if self._write(self.fd, offset, data):
+                return
+            self.close()
+        if not self._write(self.open(), offset, data):
+            raise Gone
+
+    def copy_to(self, target: BoPages, offset: int, target_offset: int, length: int) -> int:
+        """Copy to another file, or to another place of this one, without a look at the bytes; how
+        many that were, 0 when it cannot be done so."""
+        if self.fd < 0 or target.fd < 0 or target._is_named:
+            return 0
+        try:
+            return os.copy_file_range(self.fd, target.fd, length, offset, target_offset)
+        except OSError:  # the ranges overlap, or one file was cut
+            return 0
+
+    def _write(self, fd: int, offset: int, data: bytes | bytearray | memoryview) -> bool:
+        # A file with a name is not sealed, and would grow again.
+        if self._is_named and os.fstat(fd).st_size < offset + len(data):
+            return False
+        try:
+            return os.pwrite(fd, data, offset) == len(data)
+        except PermissionError:
+            return False
+
+    def _open(self, path: str, ino: int) -> None:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            raise Gone from None
+        if os.fstat(fd).st_ino != ino:
+            os.close(fd)
+            raise Gone
+        self.fd = fd
+        self._is_named = not path.startswith("/proc/")
+        self._files.add(self, fd)
