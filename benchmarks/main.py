@@ -12,7 +12,19 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from benchmarks import growth, handlers, live, mapping, memory, mounted, reclaim, stall
+from benchmarks import (
+    exec_copies,
+    exec_jobs,
+    exec_waits,
+    growth,
+    handlers,
+    live,
+    mapping,
+    memory,
+    mounted,
+    reclaim,
+    stall,
+)
 from benchmarks.progress import say
 from benchmarks.report import Line, Report, machine, skipped
 from benchmarks.scale import SCALES, Scale
@@ -50,6 +62,10 @@ def _groups() -> list[_Group]:
         _Group(_only(memory.WHATS, "memory/vma"), _weigh, fresh_process=True),
         _Group(_only(memory.WHATS, "memory/garbage"), _look_for_garbage, fresh_process=True),
         _Group(stall.WHATS, stall.measure),
+        _Group(exec_jobs.WHATS, exec_jobs.measure),
+        _Group(exec_copies.WHATS, exec_copies.measure),
+        # Its clients are forks: of a process that has nothing else in it.
+        _Group(exec_waits.WHATS, exec_waits.measure, fresh_process=True),
     ]
 
 
@@ -92,17 +108,22 @@ def _measure_apart(group: _Group, names: frozenset[str], scale: Scale) -> list[L
     process.start()
     theirs.close()
     try:
-        lines: list[Line] = ours.recv()
+        found: list[Line] | Unavailable = ours.recv()
     except EOFError:
         raise RuntimeError(f"{' '.join(sorted(names))}: see above") from None
     finally:
         process.terminate()
         process.join()
-    return lines
+    if isinstance(found, Unavailable):
+        raise found
+    return found
 
 
 def _send_lines(pipe: Connection, measure: _Measure, names: frozenset[str], scale: Scale) -> None:
-    pipe.send(measure(names, scale))
+    try:
+        pipe.send(measure(names, scale))
+    except Unavailable as error:
+        pipe.send(error)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -46,6 +46,24 @@ class Scale:
     """Few and many BOs that are looked at in vain before a victim is found."""
     reclaims: int
     """Victims in one round."""
+    exec_calls: int
+    """Submissions of one kind in one round."""
+    exec_jobs: int
+    """Jobs on each engine in one round."""
+    exec_depths: tuple[int, int]
+    """Few and many jobs that are submitted at once to a queue; each at most `exec_jobs`."""
+    exec_commands: int
+    """Commands of one batch."""
+    copy_size: int
+    """Bytes that a batch copies."""
+    wakes: int
+    """Sleepers that are woken, one after the other."""
+    waiters: int
+    """Clients that wait at the same time, and are killed."""
+    waiters_woken: int
+    """Clients that wait at the same time, and are all woken."""
+    waits: int
+    """Waits whose memory is measured."""
 
 
 FULL = Scale(
@@ -67,6 +85,15 @@ FULL = Scale(
     pick_bos=(100, 50_000),
     passed_over=(1_000, 50_000),
     reclaims=2_000,
+    exec_calls=1_000,
+    exec_jobs=1_024,
+    exec_depths=(16, 512),
+    exec_commands=50_000,
+    copy_size=16 << 20,
+    wakes=300,
+    waiters=400,
+    waiters_woken=1_000,
+    waits=100_000,
 )
 
 QUICK = Scale(
@@ -88,6 +115,15 @@ QUICK = Scale(
     pick_bos=(100, 20_000),
     passed_over=(1_000, 10_000),
     reclaims=500,
+    exec_calls=300,
+    exec_jobs=1_024,
+    exec_depths=(16, 512),
+    exec_commands=20_000,
+    copy_size=16 << 20,
+    wakes=50,
+    waiters=100,
+    waiters_woken=200,
+    waits=20_000,
 )
 
 TINY = Scale(
@@ -109,6 +145,15 @@ TINY = Scale(
     pick_bos=(3, 100),
     passed_over=(10, 200),
     reclaims=5,
+    exec_calls=5,
+    exec_jobs=8,
+    exec_depths=(2, 8),
+    exec_commands=100,
+    copy_size=1 << 20,
+    wakes=3,
+    waiters=4,
+    waiters_woken=5,
+    waits=100,
 )
 
 SCALES = {scale.name: scale for scale in (FULL, QUICK, TINY)}

@@ -6,7 +6,8 @@
 
 The engine faults at the first command. The driver resets it and bans the queue; the job's fence
 is signalled all the same, since others may wait for it, and only who asks learns of the ban. A
-user fence is not written: who waits for it has to name the queue to be woken. Exit status 1 when
+user fence is not written: who waits for it has to name the queue to be woken. What the driver logs
+of the fault stands in the mount's log, and without a mount among these lines. Exit status 1 when
 something came out differently.
 """
 
@@ -45,7 +46,7 @@ FENCE = 0x800
 DATA = 0x900
 
 DONE = 0xD0E
-NUMBER = 0xC0FFEE
+NUMBER = 42
 FOREVER = -1
 
 

@@ -9,64 +9,20 @@
  *
  * With a new enough linux-libc-dev, `cc -Wall -o hello examples/hello.c` does as well.
  *
- * Nothing here is special to the mock but one call of prctl(2), which a real driver does not need.
+ * Nothing here is special to the mock but one call of prctl(2) in client.h, which a real driver does
+ * not need.
  */
-#include <drm/drm.h>
-#include <drm/xe_drm.h>
-
-#include <errno.h>
-#include <fcntl.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <sys/prctl.h>
-#include <unistd.h>
+#include "client.h"
 
 #define BO_SIZE 4096
 #define ADDRESS 0x1a0000
 #define FENCE_VALUE 0x600d
 #define SYSTEM_MEMORY (1 << 0) /* bit n of a placement is memory region number n */
-#define PAT_WRITE_BACK 2       /* on graphics version 20 and 30 */
 
 static const char *const advice_names[] = {
 	[DRM_XE_VMA_PURGEABLE_STATE_WILLNEED] = "WILLNEED",
 	[DRM_XE_VMA_PURGEABLE_STATE_DONTNEED] = "DONTNEED",
 };
-
-/* An ioctl that a signal interrupted is made again, as libdrm's drmIoctl does. */
-static int try_ioctl(int fd, unsigned long request, void *arg)
-{
-	int result;
-
-	do {
-		result = ioctl(fd, request, arg);
-	} while (result == -1 && (errno == EINTR || errno == EAGAIN));
-	return result;
-}
-
-/* Every ioctl below is expected to succeed: the first that does not ends the program. */
-static void must_ioctl(int fd, unsigned long request, void *arg, const char *name)
-{
-	if (try_ioctl(fd, request, arg) == -1) {
-		fprintf(stderr, "%s: %s\n", name, strerror(errno));
-		exit(EXIT_FAILURE);
-	}
-}
-
-#define MUST(fd, request, arg) must_ioctl(fd, request, arg, #request)
-
-/*
- * A driver in the kernel reads what an ioctl's argument points to in our own context. The mock is
- * another process: it needs the right to trace us, which Yama (sysctl kernel.yama.ptrace_scope = 1,
- * Ubuntu's default) keeps to our ancestors unless we say otherwise. Kernels without Yama refuse
- * the call; they need none.
- */
-static void allow_the_mock_to_read_our_memory(void)
-{
-	prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0);
-}
 
 static void say_hello(int fd)
 {
@@ -181,18 +137,7 @@ static uint32_t advise(int fd, uint32_t vm, uint32_t state)
 int main(int argc, char **argv)
 {
 	uint32_t bo, vm, retained;
-	int fd;
-
-	if (argc != 2) {
-		fprintf(stderr, "usage: %s NODE\n", argv[0]);
-		return 2;
-	}
-	allow_the_mock_to_read_our_memory();
-	fd = open(argv[1], O_RDWR | O_CLOEXEC);
-	if (fd == -1) {
-		fprintf(stderr, "%s: %s\n", argv[1], strerror(errno));
-		return EXIT_FAILURE;
-	}
+	int fd = open_node(argc, argv);
 
 	say_hello(fd);
 	bo = create_bo(fd);

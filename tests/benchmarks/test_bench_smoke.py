@@ -52,7 +52,8 @@ def _check_line(line: dict[str, Any]) -> None:
 IN_PROCESS = ("handler/", "growth/", "memory/", "evict/", "pick/")
 MOUNTED = ("mounted/", "stall/")
 MAPPED = ("mapping/", "sigbus/", "bandwidth/", "live/")
-COMPARED = ("mapping/", "sigbus/", "bandwidth/", "live/", "evict/", "pick/")
+EXECUTION = ("exec/", "copy/", "wait/")
+COMPARED = ("mapping/", "sigbus/", "bandwidth/", "live/", "evict/", "pick/", "copy/")
 
 
 def _only(groups: tuple[str, ...]) -> list[str]:
@@ -80,7 +81,7 @@ def _check_comparisons(report: dict[str, Any]) -> None:
 
 
 def test_every_group_is_tested() -> None:
-    assert _listed() == _listed(*_only(IN_PROCESS + MOUNTED + MAPPED))
+    assert _listed() == _listed(*_only(IN_PROCESS + MOUNTED + MAPPED + EXECUTION))
 
 
 def test_in_process() -> None:
@@ -113,6 +114,18 @@ def test_mapped_memory() -> None:
         assert not line["skipped"]
     assert {line["name"] for line in report["lines"]} == _listed(*_only(MAPPED))
     _check_comparisons(report)
+
+
+@pytest.mark.fuse
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no gcc")
+def test_execution() -> None:
+    report = _report(*_only(EXECUTION))
+    for line in report["lines"]:
+        _check_line(line)
+    assert {line["name"] for line in report["lines"]} >= _listed(*_only(EXECUTION))
+    _check_comparisons(report)
+    lost = next(line for line in report["lines"] if line["name"] == "wait/lost")
+    assert lost["skipped"] or lost["median"] == 0
 
 
 def test_what_is_missing_for_a_mount_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from uapi import registry
-
-__all__ = ("CORE_ROWS", "EMPTY_COMMANDS", "CoreRow")
+__all__ = ("CORE_ROWS", "CoreRow")
 
 _FILE = Path(__file__).parents[1] / "vectors" / "core_ioctls.json"
 
@@ -43,6 +41,3 @@ _data = json.loads(_FILE.read_text())
 
 CORE_ROWS: tuple[CoreRow, ...] = tuple(_row(item) for item in _data["ioctls"])
 """Every row of the core's table that has a handler."""
-
-EMPTY_COMMANDS: dict[str, int] = {name: registry.BY_NAME[name].cmd for name in _data["empty"]}
-"""Ioctls that have a number but no handler yet: their slots count as empty."""

@@ -62,6 +62,8 @@ class _Player:
         self._open_fds: set[int] = set()
         self._memory: dict[str, ctypes.Array[Any]] = {}
         """Of the current call."""
+        self._kept: list[ctypes.Array[Any]] = []
+        """Pages of earlier calls, which the driver may know and later calls may point to."""
         self._null_fd = os.open(os.devnull, os.O_RDWR)
         stack.callback(os.close, self._null_fd)
         self._read_only = UserPages(_RO_SIZE)
@@ -136,7 +138,9 @@ class _Player:
 
     def _ioctl(self, call: Call, arg: ctypes.Structure) -> int:
         """The errno, or 0."""
-        buffers = [Buffer(array, IN | OUT) for array in self._memory.values()]
+        buffers = [Buffer(array, IN) for array in self._kept]
+        buffers += [Buffer(array, IN | OUT) for array in self._memory.values()]
+        self._kept += [self._memory[item.name] for item in call.memory if item.place != "plain"]
         if any(expr.uses("RO_PTR") for expr in call.expressions()):
             page = (ctypes.c_uint8 * _RO_SIZE).from_address(self._read_only.address)
             buffers.append(Buffer(page, IN))

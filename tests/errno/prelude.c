@@ -223,7 +223,7 @@ static void wait_until_empty(const struct run *run, const char *state_file)
 			used += size;
 		close(fd);
 		state[used] = 0;
-		if (strstr(state, "\"files\": [], \"vms\": [], \"bos\": []"))
+		if (strstr(state, "\"files\": [], \"vms\": [], \"exec_queues\": [], \"bos\": []"))
 			return;
 		nanosleep(&moment, NULL);
 	}

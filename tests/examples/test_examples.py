@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,61 @@ def test_dma_buf(node: str) -> None:
     assert looks(ran.stdout) == begin + descriptor_first + end + begin + handle_first + end
 
 
+# --- the others: work for the engines ------------------------------------------------------
+
+ENGINES = {
+    IN_PROCESS: ["rcs0", "bcs0", "ccs0", "vcs0", "vcs1", "vecs0", "vecs1"],
+    "bmg": ["rcs0", "bcs0", "ccs0", "vcs0", "vcs1", "vecs0", "vecs1"],
+    "lnl": ["rcs0", "bcs0", "ccs0", "vcs0", "vecs0"],
+}
+
+
+def test_store(node: str, request: pytest.FixtureRequest) -> None:
+    ran = example("store.py", node)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith(transport_line(node))
+    stored = re.findall(r"^(\w+) on gt\d +stored (0x\w+)$", ran.stdout, re.M)
+    profile = request.node.callspec.params["node"]
+    assert stored == [(name, hex(0xC0FFEE00 + n)) for n, name in enumerate(ENGINES[profile])]
+
+
+def test_mem_copy(node: str) -> None:
+    ran = example("mem_copy.py", node)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith(transport_line(node))
+    assert re.findall(r" (\d+) of 1048576 bytes wrong$", ran.stdout, re.M) == ["0"] * 5
+
+
+def test_timeline(node: str) -> None:
+    ran = example("timeline.py", node)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith(transport_line(node))
+    assert re.findall(r"the timeline is at +(\d)$", ran.stdout, re.M) == ["0", "6"]
+    ranks = re.findall(r"counts that the jobs found +(.*)$", ran.stdout, re.M)
+    assert ranks == ["[0, 0, 0, 0, 0, 0]", "[1, 2, 3, 4, 5, 6]"]
+
+
+def test_spinner(node: str) -> None:
+    ran = example("spinner.py", node)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith(transport_line(node))
+    assert len(re.findall(r"50 times: make, bind and destroy", ran.stdout)) == 2
+    spinning = re.findall(r"^   the spinner (runs|has ended)", ran.stdout, re.M)
+    assert spinning == ["runs", "runs", "has ended"]
+
+
+def test_hang_and_ban(node: str) -> None:
+    ran = example("hang_and_ban.py", node)
+    assert ran.returncode == 0
+    assert ran.stdout.startswith(transport_line(node))
+    # The mount has a log of its own.
+    assert ("fault at 0x700000000" in ran.stderr) == (node == IN_PROCESS)
+    seen = re.findall(r"  (\w+)$", ran.stdout, re.M)
+    first_queue = ["0", "done", "done", "EIO", "0", "1", "ECANCELED"]
+    second_queue = ["0", "done", "done", "done", "42"]
+    assert seen == first_queue + second_queue
+
+
 # --- when something is not as told ---------------------------------------------------------
 
 
@@ -177,7 +233,10 @@ def test_surprise_ends_with_1(mounted_node: MountedNode) -> None:
         assert ran.stderr.startswith("surprise: expected retained=- state=WILLNEED vma_count=1")
 
 
-@pytest.mark.parametrize("name", ["purgeable.py", "two_vms.py", "dma_buf.py"])
+PROGRAMS = sorted(path.name for path in EXAMPLES.glob("*.py"))
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_no_node_ends_with_2(name: str) -> None:
     ran = example(name, "/nonexistent/renderD128")
     assert ran.returncode == 2
@@ -185,15 +244,32 @@ def test_no_node_ends_with_2(name: str) -> None:
     assert "Traceback" not in ran.stderr
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_wrong_argument_ends_with_2(name: str) -> None:
+    ran = example(name, "--nonsense")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith("usage: ")
+
+
 # --- C -------------------------------------------------------------------------------------
+
+
+def compiled(name: str, directory: Path) -> Path:
+    """An example in C, compiled with warnings for errors."""
+    program = directory / name
+    flags = ("-I", str(resources.files("uapi")), "-Wall", "-Wextra", "-Werror")
+    compile_c(EXAMPLES / f"{name}.c", program, *flags)
+    return program
 
 
 @pytest.fixture(scope="module")
 def hello(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """hello.c, compiled with warnings for errors."""
-    program = tmp_path_factory.mktemp("examples") / "hello"
-    compile_c(EXAMPLES / "hello.c", program, "-Wall", "-Wextra", "-Werror")
-    return program
+    return compiled("hello", tmp_path_factory.mktemp("examples"))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled("store", tmp_path_factory.mktemp("examples"))
 
 
 @pytest.mark.clients
@@ -215,15 +291,30 @@ def test_hello(hello: Path, mounted_node: MountedNode, name: str) -> None:
 
 
 @pytest.mark.clients
+@pytest.mark.fuse
+@pytest.mark.parametrize("profile", ["bmg", "lnl"])
+def test_store_in_c(store: Path, mounted_node: MountedNode, profile: str) -> None:
+    ran = run([store], Path(mounted_node(profile=profile)) / "dev/dri/renderD128")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    stored = re.findall(r"^(\w+) on gt\d stored (0x\w+)$", ran.stdout, re.M)
+    assert stored == [(name, hex(0xC0FFEE00 + n)) for n, name in enumerate(ENGINES[profile])]
+
+
+@pytest.mark.clients
+@pytest.mark.parametrize("name", ["hello", "store"])
 @pytest.mark.parametrize(
     ("args", "status", "text"),
     [
-        (["/dev/null"], 1, "DRM_IOCTL_VERSION: Inappropriate ioctl for device"),
+        (["/dev/null"], 1, "DRM_IOCTL_{}: Inappropriate ioctl for device"),
         (["/nonexistent"], 1, "/nonexistent: No such file or directory"),
         ([], 2, "usage: "),
+        (["one", "two"], 2, "usage: "),
     ],
 )
-def test_hello_fails_loudly(hello: Path, args: list[str], status: int, text: str) -> None:
-    ran = run([hello], *args)
+def test_c_fails_loudly(
+    request: pytest.FixtureRequest, name: str, args: list[str], status: int, text: str
+) -> None:
+    ran = run([request.getfixturevalue(name)], *args)
+    first_ioctl = {"hello": "VERSION", "store": "XE_DEVICE_QUERY"}[name]
     assert ran.returncode == status
-    assert ran.stderr.startswith(text)
+    assert ran.stderr.startswith(text.format(first_ioctl))

@@ -15,11 +15,13 @@ import pytest
 
 import xedev
 from tests.node.fake_mount import Child, eventually
+from tests.xe.gpu_work import RCS
 from uapi import xe_drm
 from xedev.cli import common, demo, main, sizes, trace
 from xedev.cli.show import state_text
-from xedev.client import Device, IoctlError, IoctlTransport
+from xedev.client import Device, IoctlError, IoctlTransport, sync_signal, sync_wait
 from xedev.client.memory import op_map
+from xedev.client.spinner import Cork
 from xedev.node.daemon import MountError
 from xedev.testing.mounts import run_command, wait_until_empty
 
@@ -30,6 +32,7 @@ DONTNEED = xe_drm.DRM_XE_VMA_PURGEABLE_STATE_DONTNEED
 WILLNEED = xe_drm.DRM_XE_VMA_PURGEABLE_STATE_WILLNEED
 ADDRESS = 0x100000
 SIZE = 0x10000
+BIND_ENGINE = xe_drm.drm_xe_engine_class_instance(engine_class=xe_drm.DRM_XE_ENGINE_CLASS_VM_BIND)
 
 
 # ---- small parts -----------------------------------------------------------------------------
@@ -86,6 +89,9 @@ IOCTL = {
 }
 
 
+JOB = {"time": 1, "queue": 4, "vm": 5, "engine_class": 0, "seqno": 2}
+
+
 @pytest.mark.parametrize(
     ("event", "text"),
     [
@@ -115,6 +121,45 @@ IOCTL = {
         ),
         ({"event": "wedged", "time": 1, "device": "x"}, "wedged: device=x"),
         (
+            {**JOB, "event": "job_submit", "context": 9, "batches": ["0x1000"], "waits": ["7:3"]},
+            "queue 4 job 2: submitted, batches 0x1000 (rcs, vm 5), waits for 7:3",
+        ),
+        (
+            {**JOB, "event": "job_begin", "engine": [0, 1, 0], "monotonic": 5},
+            "queue 4 job 2: begins on rcs1 of gt0",
+        ),
+        (
+            {**JOB, "event": "job_end", "error": 0, "monotonic": 6},
+            "queue 4 job 2: ends",
+        ),
+        (
+            {
+                **JOB,
+                "event": "job_end",
+                "error": 5,
+                "reason": "fault",
+                "address": 4096,
+                "dump": ["at 0x1000", "after 0x2000"],
+            },
+            "queue 4 job 2: fails with EIO, fault at 0x1000\n  at 0x1000\n  after 0x2000",
+        ),
+        (
+            {"event": "job_done", "time": 1, "context": 9, "seqno": 2, "error": 0},
+            "fence 9:2: signalled",
+        ),
+        (
+            {"event": "job_done", "time": 1, "context": 9, "seqno": 2, "error": 125},
+            "fence 9:2: signalled with ECANCELED",
+        ),
+        (
+            {"event": "bind_submit", "time": 1, "context": 3, "seqno": 1, "pid": 7, "waits": []},
+            "      7                 bind 3:1: submitted",
+        ),
+        (
+            {"event": "bind_end", "time": 1, "context": 3, "seqno": 1},
+            "bind 3:1: takes effect",
+        ),
+        (
             {"event": "lost", "time": 1, "count": 7},
             "lost: 7 events came faster than they were read",
         ),
@@ -142,6 +187,11 @@ def test_event_texts(event: dict[str, Any], text: str) -> None:
         ["mount", "x", "--devices", "two"],
         ["mount", "x", "--memory", "disk"],
         ["mount", "x", "--memory-fds", "-1"],
+        ["mount", "x", "--job-timeout", "0"],
+        ["mount", "x", "--job-timeout", "10001"],
+        ["mount", "x", "--job-timeout", "long"],
+        ["mount", "x", "--deterministic"],
+        ["mount", "x", "--deterministic", "-1"],
         ["show", "x", "--device", "-1"],
         ["trace", "x", "--device", "all"],
         ["trace", "x", "--count", "0"],
@@ -229,7 +279,7 @@ def advise(device: Device, state: int) -> int | None:
 @fuse
 def test_show_of_a_fresh_device(directory: str) -> None:
     state = json.loads(command("show", directory, "--json"))
-    assert set(state) == {"devices", "files", "vms", "bos"}
+    assert set(state) == {"devices", "files", "vms", "exec_queues", "bos"}
     assert [state[kind] for kind in ("files", "vms", "bos")] == [[], [], []]
     text = command("show", directory)
     assert text.startswith("device 0: ")
@@ -258,18 +308,70 @@ def test_show(directory: str, device: Device) -> None:
     assert "DONTNEED" in bo_line
 
 
+@fuse
+def test_show_of_queues(directory: str, device: Device) -> None:
+    vm = device.vm_create()
+    device.exec_queue_create(vm, [BIND_ENGINE])
+    with Cork(device, [RCS], vm) as cork:
+        behind = device.syncobj_create()
+        device.exec(cork.exec_queue, 0, [sync_wait(cork.syncobj), sync_signal(behind)])
+        state = json.loads(command("show", directory, "--json"))
+        lines = command("show", directory).splitlines()
+    binds, shown = state["exec_queues"]
+    assert (binds["class"], binds["jobs"], binds["ticks"]) == ("bind", 0, 0)
+    assert (shown["client"], shown["id"], shown["vm"]) == (state["files"][0]["id"], 2, vm)
+    assert (shown["class"], shown["gt"], shown["engines"], shown["width"]) == ("rcs", 0, [0], 1)
+    assert (shown["jobs"], shown["running"], shown["banned"]) == (2, True, False)
+    assert shown["ticks"] > 0
+    gpu = state["devices"][0]["gpu_pid"]
+    assert Path(f"/proc/{gpu}/cmdline").read_bytes().split(b"\0")[2:4] == [b"-m", b"xedev.gpu"]
+    assert f"GPU process {gpu}" in lines[0]
+    place = next(number for number, line in enumerate(lines) if line.startswith("exec queues: 2"))
+    assert lines[place + 1].split() == [
+        *("client", "id", "number", "vm", "engine", "priority", "jobs", "state", "ticks")
+    ]
+    assert lines[place + 2].split()[4:8] == ["bind", "1", "0", "idle"]
+    assert lines[place + 3].split()[4:8] == ["rcs[0]", "1", "2", "running"]
+
+
+def a_queue(**changes: object) -> dict[str, Any]:
+    who = {"device": 0, "client": 1, "id": 1, "number": 1, "vm": 1, "priority": 1}
+    engines = {"class": "vcs", "gt": 1, "engines": [0, 1], "width": 1}
+    progress = {"jobs": 0, "running": False, "banned": False, "ticks": 0}
+    return {**who, **engines, **progress, **changes}
+
+
+@pytest.mark.parametrize(
+    ("queue", "words"),
+    [
+        (a_queue(), ["vcs[0,1]", "1", "0", "idle"]),
+        (a_queue(engines=[0], width=2, jobs=3), ["vcs[0]x2", "1", "3", "waiting"]),
+        (a_queue(jobs=1, running=True), ["vcs[0,1]", "1", "1", "running"]),
+        (a_queue(banned=True), ["vcs[0,1]", "1", "0", "banned"]),
+    ],
+)
+def test_the_text_of_a_queue(queue: dict[str, Any], words: list[str]) -> None:
+    text = state_text({**EMPTY, "exec_queues": [queue]})
+    assert text.split("ticks\n")[1].splitlines()[0].split()[4:8] == words
+
+
+DEVICE = {
+    "index": 0,
+    "name": "GPU",
+    "profile": "bmg",
+    "pci": "0000:03:00.0",
+    "purgeability": "walk",
+    "wedged": False,
+    "unplugged": False,
+    "regions": [],
+    "gpu_pid": 0,
+}
+EMPTY: dict[str, Any] = {"devices": [DEVICE], "files": [], "vms": [], "exec_queues": [], "bos": []}
+
+
 def test_the_text_names_troubles_and_gaps() -> None:
-    device = {
-        "index": 0,
-        "name": "GPU",
-        "profile": "bmg",
-        "pci": "0000:03:00.0",
-        "purgeability": "walk",
-        "wedged": True,
-        "unplugged": True,
-        "regions": [],
-    }
-    text = state_text({"devices": [device], "files": [], "vms": [], "bos": []})
+    device = {**DEVICE, "wedged": True, "unplugged": True}
+    text = state_text({**EMPTY, "devices": [device]})
     assert "(bmg, purgeability walk, wedged, unplugged)" in text
 
 
@@ -305,7 +407,7 @@ def test_show_of_two_cards(cards: tuple[str, list[Device]]) -> None:
     for device in devices:
         bind(device)
     state = json.loads(command("show", directory, "--json"))
-    assert set(state) == {"devices", "files", "vms", "bos"}
+    assert set(state) == {"devices", "files", "vms", "exec_queues", "bos"}
     assert [(card["index"], card["pci"]) for card in state["devices"]] == [
         (0, "0000:03:00.0"),
         (1, "0000:04:00.0"),
@@ -315,9 +417,11 @@ def test_show_of_two_cards(cards: tuple[str, list[Device]]) -> None:
     (one,) = json.loads(command("show", directory, "--device", "1", "--json"))["files"]
     assert one == state["files"][1]
     text = command("show", directory)
-    heads = [line for line in text.splitlines() if line.startswith(("device", "open", "buffers"))]
+    titles = ("device", "open", "exec", "buffers")
+    heads = [line for line in text.splitlines() if line.startswith(titles)]
+    sections = ("open files", "exec queues", "buffers")
     assert [head.split(" at ")[0].split(":")[0] for head in heads] == [
-        *("device 0", "open files", "buffers", "device 1", "open files", "buffers")
+        *("device 0", *sections, "device 1", *sections)
     ]
     (file_line,) = (line for line in text.splitlines() if "renderD129" in line)
     assert text.index(file_line) > text.index("device 1")
@@ -453,6 +557,27 @@ def test_trace_shows_ioctls_and_changes_of_state(directory: str, device: Device)
     ]
     assert any("= -2 [ENOENT: " in line for line in ioctls)
     assert any(line.startswith(f"bo {bo}: WILLNEED -> DONTNEED") for line in lines), lines
+
+
+@fuse
+def test_trace_shows_jobs(directory: str, device: Device) -> None:
+    tracer = Tracer(directory, "--json")
+    with Cork(device, [RCS]) as cork:
+        pass
+    device.get_cap(5)
+    assert tracer.process.stdout is not None
+    events: list[dict[str, Any]] = []
+    while not any("GET_CAP" in event.get("name", "") for event in events):
+        events.append(json.loads(tracer.process.stdout.readline()))
+    assert tracer.end()[0] == 0
+    jobs = {event["event"]: event for event in events if event["event"].startswith("job_")}
+    submitted, begun, ended = (jobs[f"job_{what}"] for what in ("submit", "begin", "end"))
+    assert submitted["batches"] == [f"{cork.addr:#x}"]
+    assert begun["engine"] == [RCS.engine_class, 0, 0]
+    assert ended["error"] == 0
+    assert len({(event["queue"], event["seqno"]) for event in (submitted, begun, ended)}) == 1
+    assert submitted["time"] < ended["time"]
+    assert begun["monotonic"] < ended["monotonic"]
 
 
 @fuse

@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 
+from tests.xe.gpu_work import RCS
 from uapi import xe_drm
 from xedev.cli import main
 from xedev.cli.top import Snapshot, picture, picture_text
 from xedev.client import Device, IoctlTransport
 from xedev.client.memory import op_map
+from xedev.client.spinner import Cork
 from xedev.testing.mounts import run_command, wait_until_empty
 
 fuse = pytest.mark.fuse
@@ -41,13 +43,14 @@ def a_region(name: str = "vram0", **changes: object) -> dict[str, Any]:
 def a_device(**changes: object) -> dict[str, Any]:
     facts = {"index": 0, "name": "GPU", "profile": "bmg", "pci": "0000:03:00.0"}
     state = {"purgeability": "walk", "wedged": False, "unplugged": False, "uptime": 61.5}
-    return {**facts, **state, "regions": [a_region()], "pending_fds": 0, **changes}
+    clock = {"gt_ticks": 0, "engines": {"rcs": 1, "vcs": 2}}
+    return {**facts, **state, **clock, "regions": [a_region()], "pending_fds": 0, **changes}
 
 
 def a_file(number: int, ioctls: int = 0, **changes: object) -> dict[str, Any]:
     who = {"device": 0, "id": number, "node": "renderD128", "pid": 17, "uid": 0, "comm": "gears"}
     rights = {"name": "", "authenticated": True, "master": False}
-    use = {"handles": 3, "vms": 1, "resident": 2 * MIB, "ioctls": ioctls}
+    use = {"handles": 3, "vms": 1, "resident": 2 * MIB, "ioctls": ioctls, "ticks": {}}
     return {**who, **rights, **use, **changes}
 
 
@@ -80,6 +83,42 @@ def test_a_mount_made_anew_starts_at_zero() -> None:
     assert rates(look(2.0, a_file(1, 7)), look(1.0, a_file(1, 500))) == {1: 7.0}
 
 
+def use_of(now: dict[str, Any], before: dict[str, Any] | None, ticks: int = 1000) -> Any:
+    """What file 1 had of the engines, when the GT's clock went on by ``ticks``."""
+    after = look(2.0, now, devices=[a_device(gt_ticks=5000 + ticks)])
+    first = look(1.0, *filter(None, [before]), devices=[a_device(gt_ticks=5000)])
+    return picture(after, first)["files"][0]["engines"]
+
+
+def test_the_use_of_engines_is_a_part_of_all_of_their_class() -> None:
+    before = a_file(1, ticks={"rcs": 100})
+    now = a_file(1, ticks={"rcs": 600, "vcs": 1000})
+    assert use_of(now, before) == {"rcs": 50.0, "vcs": 50.0}
+    assert use_of(a_file(1, ticks={"rcs": 250}), None) == {"rcs": 25.0}
+
+
+def test_idle_engines_and_none_at_all() -> None:
+    idle = a_file(1, ticks={"rcs": 100})
+    assert use_of(idle, idle) == {"rcs": 0.0}
+    assert use_of(a_file(1), a_file(1)) == {}
+
+
+def test_one_look_tells_no_use() -> None:
+    shown = picture(look(1.0, a_file(1, ticks={"rcs": 100})), None)
+    assert shown["files"][0]["engines"] is None
+
+
+def test_a_clock_that_stands_still_tells_no_use() -> None:
+    assert use_of(a_file(1, ticks={"rcs": 100}), a_file(1), ticks=0) == {}
+
+
+def test_who_has_the_engines_is_first() -> None:
+    files = (a_file(1, 500), a_file(2, ticks={"rcs": 10}))
+    before = look(1.0, a_file(1), a_file(2))
+    now = look(2.0, *files, devices=[a_device(gt_ticks=1000)])
+    assert [file["id"] for file in picture(now, before)["files"]] == [2, 1]
+
+
 def test_the_busiest_file_is_first_then_the_largest_then_the_oldest() -> None:
     before = look(1.0, *(a_file(number) for number in range(1, 6)))
     now = look(
@@ -105,7 +144,9 @@ def test_buffers_are_counted_by_state() -> None:
 
 
 def test_the_text() -> None:
-    now = look(2.0, a_file(7, 30), bos=[{"state": "DONTNEED", "size": MIB}])
+    file = a_file(7, 30, ticks={"rcs": 980, "vcs": 500, "bcs": 0})
+    card = a_device(gt_ticks=1000, engines={"rcs": 1, "vcs": 2, "bcs": 1})
+    now = look(2.0, file, bos=[{"state": "DONTNEED", "size": MIB}], devices=[card])
     assert picture_text(picture(now, look(1.0, a_file(7)))).splitlines() == [
         "device 0: GPU at 0000:03:00.0 (bmg, purgeability walk), up 0:01:01",
         "  region  size  used  purgeable  purgeable BOs  CPU-visible used",
@@ -118,8 +159,8 @@ def test_the_text() -> None:
         "  PURGED        0     0",
         "",
         "open files: 1",
-        "  client  pid  comm   node        handles  VMs  resident  ioctls/s",
-        "       7   17  gears  renderD128        3    1        2M      30.0",
+        "  client  pid  comm   node        handles  VMs  resident  ioctls/s  engines",
+        "       7   17  gears  renderD128        3    1        2M      30.0  rcs 98% vcs 25%",
     ]
 
 
@@ -238,7 +279,7 @@ def test_once_where_no_terminal_is(directory: str, device: Device) -> None:
     assert ran.stdout.startswith("device 0: ")
     assert "\x1b" not in ran.stdout
     (line,) = (line for line in ran.stdout.splitlines() if "renderD128" in line)
-    assert line.split()[-2:] == ["1M", "-"]
+    assert line.split()[-3:] == ["1M", "-", "-"]
 
 
 @fuse
@@ -257,6 +298,21 @@ def test_a_line_for_each_look_until_interrupted(
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=20)
     assert (process.returncode, said) == (0, "")
+
+
+@fuse
+def test_a_spinner_has_its_engine(
+    directory: str, device: Device, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    with Cork(device, [RCS]):
+        process = start(directory, "--json", "--interval", "0.2")
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["files"][0]["engines"] is None
+        (file,) = json.loads(process.stdout.readline())["files"]
+    assert list(file["engines"]) == ["rcs"]
+    assert 0 < file["engines"]["rcs"] < 200
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
 
 
 @fuse

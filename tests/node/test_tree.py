@@ -68,7 +68,7 @@ def export(client: LocalTransport) -> int:
 
 
 def test_the_nodes_are_listed_and_the_directory_of_tokens_is_not(tree: Tree) -> None:
-    assert tree.readdir("/") == ["debug", "dev", "proc"]
+    assert tree.readdir("/") == ["debug", "dev", "proc", "sys"]
     assert sorted(tree.readdir("/dev/dri")) == NODES
     assert stat.S_ISDIR(tree.getattr(TOKENS).mode)
     assert tree.readdir(TOKENS) == []
@@ -77,7 +77,9 @@ def test_the_nodes_are_listed_and_the_directory_of_tokens_is_not(tree: Tree) -> 
 def test_the_debug_directory_holds_the_devices_files_and_more(
     tree: Tree, xe_device: XeDevice
 ) -> None:
-    assert set(tree.readdir("/debug/dri/0")) == {*xe_device.debugfs, "extra", "trace"}
+    names = {name.partition("/")[0] for name in {**xe_device.debugfs, **xe_device.debugfs_links}}
+    assert set(tree.readdir("/debug/dri/0")) == {*names, "extra"}
+    assert tree.getattr("/debug/dri/0/trace").ino  # not told, but there
 
 
 def test_inode_numbers_are_distinct_and_stay(tree: Tree) -> None:

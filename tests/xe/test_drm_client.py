@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
 import pytest
 
+from tests.xe.gpu_work import ADDR, BCS, RCS, VCS, Board
 from uapi import xe_drm
-from xedev.client import Device
+from xedev.client import BatchBuilder, Compare, Device
 from xedev.client.memory import op_map
+from xedev.client.spinner import Cork
 from xedev.drm.drm_file import DrmFile
 from xedev.kernel.caller import CAP_SYS_ADMIN
 from xedev.node.local import LocalTransport
@@ -25,6 +28,7 @@ SYSTEM, VRAM = 1, 2
 ADDRESS = 0x100000
 DONTNEED = xe_drm.DRM_XE_VMA_PURGEABLE_STATE_DONTNEED
 DEFER = xe_drm.DRM_XE_GEM_CREATE_FLAG_DEFER_BACKING
+END = ADDR + 0x100
 MEMORY = ("total", "shared", "active", "resident")
 
 
@@ -160,6 +164,117 @@ def test_a_wedged_device_tells_all(client: Client, xe: XeDevice) -> None:
     client.gem_create(MIB, VRAM)
     xe.declare_wedged()
     assert client.memory("vram0") == ("1 MiB", "0", "0", "1 MiB")
+
+
+# ---- time on engines -------------------------------------------------------------------------
+
+
+def cycles(client: Client) -> dict[str, int]:
+    """Ticks of each class, and under ``total`` those that there were."""
+    fields = client.fdinfo()
+    start = "drm-cycles-"
+    spent = {key.removeprefix(start): int(fields[key]) for key in fields if key.startswith(start)}
+    return {**spent, "total": int(fields["drm-total-cycles-rcs"])}
+
+
+def increase(client: Client, seconds: float = 0.2) -> dict[str, int]:
+    before = cycles(client)
+    time.sleep(seconds)
+    return {name: now - before[name] for name, now in cycles(client).items()}
+
+
+def busy(client: Client, name: str) -> float:
+    """How many engines' time a client's work of a class has now."""
+    spent = increase(client)
+    return spent[name] / spent["total"]
+
+
+def within_five_percent(measure: Callable[[], float], goal: float) -> bool:
+    """As IGT has it: the two clocks are read one after the other, so that one look may be off."""
+    return any(abs(measure() - goal) <= 0.05 * goal for _ in range(20))
+
+
+def test_a_spinner_has_all_cycles_of_its_engine(client: Client) -> None:
+    with Cork(client, [RCS]):
+        assert within_five_percent(lambda: busy(client, "rcs"), 1.0)
+
+
+def test_other_classes_and_other_clients_have_none(client: Client, xe: XeDevice) -> None:
+    with closing(Client(xe)) as other, Cork(client, [RCS]):
+        mine, its = increase(client), increase(other)
+    assert mine["rcs"] > 0
+    assert [mine[name] for name in ("vcs", "vecs", "bcs", "ccs")] == [0, 0, 0, 0]
+    assert sum(its.values()) == its["total"] > 0
+
+
+def test_a_wide_queue_counts_for_each_engine(client: Client) -> None:
+    with Cork(client, VCS, width=2):
+        assert within_five_percent(lambda: busy(client, "vcs"), 2.0)
+
+
+def test_two_queues_share_the_cycles_of_one_engine(client: Client) -> None:
+    with Cork(client, [RCS]), Cork(client, [RCS], addr=0x200000):
+        assert within_five_percent(lambda: busy(client, "rcs"), 1.0)
+
+
+def test_what_is_over_stays_counted(client: Client) -> None:
+    with Cork(client, [RCS]):
+        time.sleep(0.05)
+    spent = cycles(client)["rcs"]
+    assert spent > 0
+    assert increase(client)["rcs"] == 0
+    with Cork(client, [RCS]):
+        time.sleep(0.05)
+    assert cycles(client)["rcs"] > spent
+
+
+def test_a_queue_destroyed_at_work_stays_counted(client: Client) -> None:
+    cork = Cork(client, [BCS])
+    cork.sync_start()
+    running = increase(client, 0.05)["bcs"]
+    cork.destroy()
+    spent = cycles(client)["bcs"]
+    assert spent >= running > 0
+    assert increase(client)["bcs"] == 0
+
+
+def test_work_of_a_banned_queue_stays_counted(client: Client, xe: XeDevice) -> None:
+    cork = Cork(client, [RCS])
+    cork.sync_start()
+    running = increase(client, 0.05)["rcs"]
+    xe.guc.reset()
+    cork.wait()
+    assert cycles(client)["rcs"] >= running > 0
+    assert increase(client)["rcs"] == 0
+    cork.destroy()
+
+
+def test_buffers_are_active_while_work_runs_that_may_use_them(client: Client) -> None:
+    client.gem_create(MIB, VRAM)
+    cork = Cork(client, [RCS])
+    assert client.fdinfo()["drm-active-vram0"] == "0"
+    with cork:
+        assert client.fdinfo()["drm-active-vram0"] == _size(cork.bo_size)
+        # One that is shared counts wherever it is bound.
+        external = client.gem_create(MIB, VRAM)
+        client.vm_bind(cork.vm, [op_map(external, 0, 1 << 32, MIB)])
+        assert client.fdinfo()["drm-active-vram0"] == _size(cork.bo_size + MIB)
+    assert client.fdinfo()["drm-active-vram0"] == "0"
+
+
+def _size(size: int) -> str:
+    return f"{size // KIB} KiB" if size % MIB else f"{size // MIB} MiB"
+
+
+def test_work_of_a_long_running_vm_makes_nothing_active(client: Client) -> None:
+    board = Board(client, xe_drm.DRM_XE_VM_CREATE_FLAG_LR_MODE)
+    queue = board.queue([RCS])
+    batch = BatchBuilder().store_dword(END, 1).semaphore_wait(END, 0, Compare.EQ).end()
+    client.exec(queue, board.batch(batch), [])
+    while not board.read(END):
+        assert cycles(client)["total"]
+    assert client.fdinfo()["drm-active-gtt"] == "0"
+    board.write(0, END)
 
 
 # ---- units -----------------------------------------------------------------------------------

@@ -8,12 +8,12 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from xedev.cli import demo, mount, pressure, show, top, trace, umount
+from xedev.cli import demo, env, mount, pressure, run, show, top, trace, umount
 from xedev.cli.common import is_debugging, say
 
 __all__ = ("main",)
 
-_COMMANDS = (mount, umount, show, top, trace, pressure, demo)
+_COMMANDS = (mount, umount, run, env, show, top, trace, pressure, demo)
 _INTERRUPTED = 130  # as the shell has it: 128 + SIGINT
 
 

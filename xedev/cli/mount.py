@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from xedev.cli.common import say
 from xedev.cli.sizes import parse_memory_size
 from xedev.node.daemon import MountOptions, run_foreground, start
-from xedev.node.options import DEVICES_MAX
+from xedev.node.options import DEVICES_MAX, JOB_TIMEOUT_MAX
 from xedev.node.tree import NODE_DIR
 
 if TYPE_CHECKING:
@@ -105,11 +105,35 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="behave as a kernel built with the driver's debugging options",
     )
+    parser.add_argument(
+        "--job-timeout",
+        "--job-timeout-ms",
+        dest="job_timeout_ms",
+        metavar="MS",
+        type=_job_timeout,
+        default=5000,
+        help="milliseconds that a job may be on an engine before its queue is banned "
+        "(default: 5000)",
+    )
+    parser.add_argument(
+        "--deterministic",
+        metavar="SEED",
+        type=_natural,
+        help="run jobs one at a time, in an order that SEED decides, under a virtual clock",
+    )
 
 
 def _device_count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= DEVICES_MAX:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {DEVICES_MAX}")
+    return int(text)
+
+
+def _job_timeout(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= JOB_TIMEOUT_MAX:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of milliseconds up to {JOB_TIMEOUT_MAX}"
+        )
     return int(text)
 
 

@@ -23,7 +23,7 @@ def add_to(commands: Commands) -> None:
     """Declare the command."""
     parser = commands.add_parser(
         "show",
-        help="list devices, open files, VMs and buffers",
+        help="list devices, open files, VMs, exec queues and buffers",
         description="Lists what exists on the device, without opening it.",
     )
     parser.add_argument("directory", metavar="DIR")
@@ -44,14 +44,15 @@ def state_text(state: Mapping[str, Any]) -> str:
 
 
 def _device_parts(device: _Row, state: Mapping[str, Any]) -> Iterator[str]:
-    files, vms, bos = (
+    files, vms, queues, bos = (
         [thing for thing in state[kind] if thing["device"] == device["index"]]
-        for kind in ("files", "vms", "bos")
+        for kind in ("files", "vms", "exec_queues", "bos")
     )
     yield _device_text(device)
     yield _section("open files", _FILES, files)
     yield f"VMs: {len(vms)}"
     yield from map(_vm_text, vms)
+    yield _section("exec queues", _QUEUES, queues)
     yield _section("buffers", _BOS, bos)
 
 
@@ -70,7 +71,9 @@ def _indent(text: str) -> str:
 
 def _device_text(device: _Row) -> str:
     troubles = [name for name in ("wedged", "unplugged") if device[name]]
-    facts = ", ".join([device["profile"], f"purgeability {device['purgeability']}", *troubles])
+    gpu = [f"GPU process {device['gpu_pid']}"] if device["gpu_pid"] else []
+    policy = f"purgeability {device['purgeability']}"
+    facts = ", ".join([device["profile"], policy, *gpu, *troubles])
     title = f"device {device['index']}: {device['name']} at {device['pci']} ({facts})"
     return f"{title}\n{_indent(_rows_text(_REGIONS, device['regions']))}"
 
@@ -93,6 +96,21 @@ def _vma_target(vma: _Row) -> str:
     return vma["kind"] if vma["bo"] is None else f"bo {vma['bo']}+{vma['offset']:#x}"
 
 
+def _engine_text(queue: _Row) -> str:
+    """As ``vcs[0,1]x2``: two of these at once."""
+    engines = ",".join(map(str, queue["engines"]))
+    width = f"x{queue['width']}" if queue["width"] > 1 else ""
+    return queue["class"] if queue["class"] == "bind" else f"{queue['class']}[{engines}]{width}"
+
+
+def _queue_state(queue: _Row) -> str:
+    if queue["banned"]:
+        return "banned"
+    if not queue["jobs"]:
+        return "idle"
+    return "running" if queue["running"] else "waiting"
+
+
 _REGIONS: _Columns = {
     **dict(_plain("name")),
     "size": lambda row: size_text(row["size"]),
@@ -109,6 +127,13 @@ _VMAS: _Columns = {
     "maps": _vma_target,
     "pat": lambda row: row["pat_index"],
     **dict(_plain("atomic", "state")),
+}
+_QUEUES: _Columns = {
+    **dict(_plain("client", "id", "number", "vm")),
+    "engine": _engine_text,
+    **dict(_plain("priority", "jobs")),
+    "state": _queue_state,
+    **dict(_plain("ticks")),
 }
 _BOS: _Columns = {
     **dict(_plain("id")),

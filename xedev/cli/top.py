@@ -38,8 +38,8 @@ def add_to(commands: Commands) -> None:
     parser = commands.add_parser(
         "top",
         help="watch what clients use",
-        description="Shows regions, buffers by state, and open files until interrupted. "
-        "It looks from outside: it opens no device node.",
+        description="Shows regions, buffers by state, and open files with the engines that they "
+        "use, until interrupted. It looks from outside: it opens no device node.",
     )
     parser.add_argument("directory", metavar="DIR")
     add_device_choice(parser, default=None)
@@ -113,7 +113,8 @@ class Snapshot:
 
 
 def picture(now: Snapshot, before: Snapshot | None) -> _Picture:
-    """What ``--json`` prints: sizes in bytes, ``ioctls_per_second`` since the look ``before``."""
+    """What ``--json`` prints: sizes in bytes; since the look ``before``, ``ioctls_per_second`` and
+    ``engines``, the part of each class's engines that a file had, in percent."""
     return {
         "devices": [_device(device) for device in now.state["devices"]],
         "bos": [_bos(now.state["bos"], state) for state in _STATES],
@@ -137,13 +138,42 @@ _FILE_FIELDS = (
 
 
 def _files(now: Snapshot, before: Snapshot | None) -> Iterator[_Row]:
-    old = {} if before is None else {file["id"]: file["ioctls"] for file in before.state["files"]}
+    old = {} if before is None else {file["id"]: file for file in before.state["files"]}
+    clocks = _clocks(now, before)
     for file in now.state["files"]:
-        new = _increase(old.get(file["id"], 0), file["ioctls"])
+        was = old.get(file["id"], _NEW_FILE)
+        new = _increase(was["ioctls"], file["ioctls"])
         yield {
             **{name: file[name] for name in _FILE_FIELDS},
             "ioctls_per_second": before and round(new / (now.time - before.time), 1),
+            "engines": before and _engine_use(was["ticks"], file["ticks"], clocks[file["device"]]),
         }
+
+
+_NEW_FILE: _Row = {"ioctls": 0, "ticks": {}}
+
+
+def _clocks(now: Snapshot, before: Snapshot | None) -> dict[int, dict[str, int]]:
+    """How many ticks the engines of each class had between two looks, by device."""
+    old = {} if before is None else {card["index"]: card for card in before.state["devices"]}
+    return {
+        card["index"]: {
+            name: count * _increase(old.get(card["index"], _NEW_CARD)["gt_ticks"], card["gt_ticks"])
+            for name, count in card["engines"].items()
+        }
+        for card in now.state["devices"]
+    }
+
+
+_NEW_CARD: _Row = {"gt_ticks": 0}
+
+
+def _engine_use(
+    old: Mapping[str, int], new: Mapping[str, int], clock: Mapping[str, int]
+) -> dict[str, float]:
+    """Percent of the ticks that there were, for each class that was used at all."""
+    spent = {name: _increase(old.get(name, 0), ticks) for name, ticks in new.items()}
+    return {name: round(100 * spent[name] / clock[name], 1) for name in spent if clock[name]}
 
 
 def _increase(old: int, new: int) -> int:
@@ -151,9 +181,10 @@ def _increase(old: int, new: int) -> int:
     return new - old if new >= old else new
 
 
-def _by_use(file: _Row) -> tuple[float, int, int]:
-    """The busiest first, then the largest, then the oldest."""
-    return -(file["ioctls_per_second"] or 0), -file["resident"], file["id"]
+def _by_use(file: _Row) -> tuple[float, float, int, int]:
+    """Who has most of the engines first, then who asks most, is the largest, is the oldest."""
+    use = sum((file["engines"] or {}).values())
+    return -use, -(file["ioctls_per_second"] or 0), -file["resident"], file["id"]
 
 
 # ---- how it looks ----
@@ -207,6 +238,12 @@ def _plain(name: str) -> Callable[[_Row], object]:
     return lambda row: "-" if row[name] in (None, "") else row[name]
 
 
+def _engines(file: _Row) -> str:
+    """As ``rcs 98% bcs 3%``; engines that were idle are left out."""
+    use = file["engines"] or {}
+    return " ".join(f"{name} {part:.0f}%" for name, part in use.items() if part) or "-"
+
+
 _REGIONS: _Columns = {
     "region": _plain("name"),
     "size": _size("size"),
@@ -225,6 +262,7 @@ _FILES: _Columns = {
     "VMs": _plain("vms"),
     "resident": _size("resident"),
     "ioctls/s": _plain("ioctls_per_second"),
+    "engines": _engines,
 }
 _STYLES = {"DONTNEED": "yellow", "PURGED": "red"}
 

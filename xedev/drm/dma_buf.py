@@ -11,10 +11,20 @@ from typing import TYPE_CHECKING
 from uapi import dma_buf as uapi_dma_buf
 from uapi import xe_mock
 from xedev.kernel.caller import Caller
+from xedev.kernel.dma_fence import (
+    DmaFence,
+    DmaFenceArray,
+    dma_fence_unwrap,
+    dma_fence_unwrap_merge,
+    signalled_fence,
+)
+from xedev.kernel.dma_resv import ResvFences
 from xedev.kernel.errors import KernelError
 from xedev.kernel.files import POLLIN, POLLOUT, FdTokens, File, run_file_ioctl
 from xedev.kernel.mm import CpuMapping, VmArea, mmap_by_ioctl, page_align
 from xedev.kernel.refcount import Refcounted
+from xedev.kernel.sync_file import SyncFile
+from xedev.kernel.wait import WaitQueue
 
 if TYPE_CHECKING:
     from xedev.drm.drm_device import DrmDevice
@@ -45,7 +55,9 @@ class DmaBuf(Refcounted):
     """Shared memory of ``size`` bytes.  References: descriptors, importers, PRIME tables, and
     the link from the exported object while that has a handle."""
 
-    __slots__ = ("device", "exp_name", "mode", "name", "ops", "priv", "size")
+    __slots__ = (
+        *("device", "exp_name", "mode", "name", "ops", "priv", "readers", "size", "writers"),
+    )
 
     def __init__(
         self, ops: DmaBufOps, priv: object, size: int, mode: int, device: DrmDevice | None
@@ -58,6 +70,16 @@ class DmaBuf(Refcounted):
         self.device = device
         self.name = ""
         self.exp_name = "drm"
+        self.writers = ResvFences()
+        """What a reader waits for: fences that clients put in for writers."""
+        self.readers = ResvFences()
+        """What a writer waits for besides."""
+
+    def pending(self, flags: int) -> list[DmaFence]:
+        """The fences that an access of ``DMA_BUF_SYNC_*`` waits for
+        (kernel: ``dma_resv_usage_rw``)."""
+        writes = flags & uapi_dma_buf.DMA_BUF_SYNC_WRITE
+        return self.writers.pending() + (self.readers.pending() if writes else [])
 
     def fput(self) -> None:
         """Drop one reference (kernel: ``dma_buf_put``)."""
@@ -101,13 +123,19 @@ class DmaBufFile(File):
         return self.dma_buf.ops.mmap(self.dma_buf, area)
 
     def ioctl(self, cmd: int, data: int, caller: Caller) -> int:
-        """``SYNC``, and the mock's own MMAP; everything else is ``ENOTTY``
-        (kernel: ``dma_buf_ioctl``)."""
+        """``SYNC``, ``EXPORT_SYNC_FILE``, ``IMPORT_SYNC_FILE``, and the mock's own MMAP; everything
+        else is ``ENOTTY`` (kernel: ``dma_buf_ioctl``)."""
         return run_file_ioctl(_IOCTLS, self, cmd, data, caller)
 
     def poll(self, waiter: Callable[[], None] | None) -> int:
-        """Readable and writable while no fence is pending on the memory."""
-        return POLLIN | POLLOUT
+        """Readable when writers are done, writable when all are (kernel: ``dma_buf_poll``)."""
+        all_of_them = DmaFenceArray(self.dma_buf.pending(uapi_dma_buf.DMA_BUF_SYNC_RW))
+        if waiter is not None and all_of_them.add_callback(waiter):
+            writers = DmaFenceArray(self.dma_buf.writers.pending())
+            writers.add_callback(waiter)
+        writable = not self.dma_buf.pending(uapi_dma_buf.DMA_BUF_SYNC_RW)
+        readable = not self.dma_buf.writers.is_busy
+        return (POLLIN if readable else 0) | (POLLOUT if writable else 0)
 
     def release(self) -> None:
         """The descriptor was closed."""
@@ -124,8 +152,58 @@ def _dma_buf_sync(file: DmaBufFile, data: int, caller: Caller) -> None:
     if not sync.flags & uapi_dma_buf.DMA_BUF_SYNC_RW:
         raise KernelError(errno.EINVAL, "neither READ nor WRITE")
     if not sync.flags & uapi_dma_buf.DMA_BUF_SYNC_END:
+        _wait(file.dma_buf.pending(sync.flags), caller)
         reads = bool(sync.flags & uapi_dma_buf.DMA_BUF_SYNC_READ)
         file.dma_buf.ops.begin_cpu_access(file.dma_buf, reads)
+
+
+def _wait(fences: list[DmaFence], caller: Caller) -> None:
+    """``EINTR``."""
+    if not fences:
+        return
+    done = WaitQueue()
+    all_of_them = DmaFenceArray(fences)
+    if all_of_them.add_callback(done.wake_up):
+        try:
+            done.wait_event(all_of_them.is_signaled, caller)
+        finally:
+            all_of_them.remove_callback(done.wake_up)
+
+
+def _export_sync_file(file: DmaBufFile, data: int, caller: Caller) -> None:
+    """A sync_file of what is pending now.  ``EINVAL`` flags (kernel:
+    ``dma_buf_export_sync_file``)."""
+    args = uapi_dma_buf.dma_buf_export_sync_file.from_address(data)
+    _check_access(args.flags)
+    device = file.device
+    if device is None:
+        raise KernelError(errno.EINVAL, "the memory belongs to no device")
+    fences = file.dma_buf.pending(args.flags)
+    fence = dma_fence_unwrap_merge(*fences) if fences else signalled_fence()
+    file.tokens = device.tokens
+    args.fd = device.tokens.install(SyncFile(fence, device.tokens), file, caller.tgid)
+
+
+def _import_sync_file(file: DmaBufFile, data: int, caller: Caller) -> None:
+    """Have later accesses wait for a sync_file.  ``EINVAL`` flags, or no sync_file (kernel:
+    ``dma_buf_import_sync_file``)."""
+    args = uapi_dma_buf.dma_buf_import_sync_file.from_address(data)
+    _check_access(args.flags)
+    try:
+        found = caller.fget(args.fd)
+    except KernelError:
+        found = None
+    if not isinstance(found, SyncFile):
+        raise KernelError(errno.EINVAL, f"descriptor {args.fd} is no sync_file")
+    dma_buf = file.dma_buf
+    writes = args.flags & uapi_dma_buf.DMA_BUF_SYNC_WRITE
+    for fence in dma_fence_unwrap(found.fence):
+        (dma_buf.writers if writes else dma_buf.readers).add(fence)
+
+
+def _check_access(flags: int) -> None:
+    if flags & ~uapi_dma_buf.DMA_BUF_SYNC_RW or not flags:
+        raise KernelError(errno.EINVAL, f"no such access: {flags:#x}")
 
 
 def _mmap(file: DmaBufFile, data: int, caller: Caller) -> None:
@@ -138,5 +216,7 @@ def _mmap(file: DmaBufFile, data: int, caller: Caller) -> None:
 
 _IOCTLS: dict[int, Callable[[DmaBufFile, int, Caller], None]] = {
     uapi_dma_buf.DMA_BUF_IOCTL_SYNC: _dma_buf_sync,
+    uapi_dma_buf.DMA_BUF_IOCTL_EXPORT_SYNC_FILE: _export_sync_file,
+    uapi_dma_buf.DMA_BUF_IOCTL_IMPORT_SYNC_FILE: _import_sync_file,
     xe_mock.XE_MOCK_IOCTL_MMAP: _mmap,
 }

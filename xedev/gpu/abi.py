@@ -47,7 +47,7 @@ __all__ = (
         "QUEUE_END",
         "REPLY",
     ),
-    *("BUG", "RESET", "STARTED", "STAT", "STATS", "VM", "VM_END"),
+    *("BUG", "FORGET", "RESET", "STARTED", "STAT", "STATS", "VM", "VM_END"),
     *("Ask", "EngineInfo", "Failure", "Hardware", "Placement", "Range", "RangeKind"),
 )
 
@@ -80,6 +80,8 @@ class Range(NamedTuple):
     offset: int = 0
     read_only: bool = False
     pat_index: int = 0
+    atomic: bool = True
+    """Whether atomics are allowed (kernel: ``XE_USM_PPGTT_PTE_AE``)."""
 
 
 class EngineInfo(NamedTuple):
@@ -143,3 +145,5 @@ class Ask(IntEnum):
     """``mm, address, bytes``: whether that could be done."""
     SWAP = 4
     """``mm, address, old, new``: store ``new`` if ``old`` is there; what was there, or None."""
+    SETTLE = 5
+    """Answered when no more messages seem to be on their way."""

@@ -12,6 +12,8 @@ NS_PER_S = 1_000_000_000
 class Clock:
     """Real time: CLOCK_MONOTONIC, as the driver's queries have it."""
 
+    is_virtual = False
+
     def __init__(self, reference_clock: int) -> None:
         self.reference_clock = reference_clock
         """Hertz."""
@@ -27,12 +29,18 @@ class Clock:
     def worked(self) -> None:
         """Some commands were run."""
 
-    def slept(self, nanoseconds: int) -> None:
-        """A batch waited for so long."""
+    def pass_time(self, nanoseconds: int) -> None:
+        """A batch waits for time to pass."""
 
 
 class VirtualClock(Clock):
-    """Time that passes with the work done, and so is the same in each run."""
+    """Time that passes with the work done, and so is the same in each run.
+
+    It stands still while a batch waits for memory to change, and makes a leap for who only looks at
+    the clock.
+    """
+
+    is_virtual = True
 
     PER_CHECKPOINT = 10_000
     """Nanoseconds for the commands between two checkpoints."""
@@ -49,6 +57,6 @@ class VirtualClock(Clock):
         """Some commands were run."""
         self._now += self.PER_CHECKPOINT
 
-    def slept(self, nanoseconds: int) -> None:
-        """A batch waited for so long."""
+    def pass_time(self, nanoseconds: int) -> None:
+        """A batch waits for time to pass."""
         self._now += nanoseconds

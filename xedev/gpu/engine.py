@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xedev.gpu.abi import EngineInfo, Placement
-from xedev.gpu.lane import Lane
+from xedev.gpu.lane import Lane, LaneState
 from xedev.gpu.ppgtt import Ppgtt
 
 if TYPE_CHECKING:
     from xedev.gpu.executor import Executor
 
 __all__ = ("Engine", "Engines", "Job", "Queue")
+
+NS_PER_MS = 1_000_000
+NS_PER_US = 1_000
 
 
 @dataclass(slots=True, eq=False)
@@ -27,7 +31,7 @@ class Job:
     """GPU address and value to write when it is done."""
     is_started: bool = False
     begin: int = 0
-    """Its queue's time on engines when it began, nanoseconds."""
+    """Its queue's real time on engines when it began, nanoseconds."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,11 +42,34 @@ class Engine:
     queue: Queue | None = None
 
 
+class _Stopwatch:
+    """Nanoseconds of the times between `start` and `stop`."""
+
+    __slots__ = ("_before", "_now", "_since")
+
+    def __init__(self, now: Callable[[], int]) -> None:
+        self._now = now
+        self._before = 0
+        self._since = -1
+
+    def start(self) -> int:
+        """Go on; the time of the clock."""
+        self._since = self._now()
+        return self._since
+
+    def stop(self) -> None:
+        """Pause."""
+        self._before, self._since = self.elapsed(), -1
+
+    def elapsed(self) -> int:
+        """All of it, up to now."""
+        return self._before + (self._now() - self._since if self._since >= 0 else 0)
+
+
 class Queue:
     """Jobs that run one after the other, each on ``width`` engines at once."""
 
     def __init__(self, executor: Executor, number: int, ppgtt: Ppgtt, placement: Placement) -> None:
-        self._clock = executor.clock
         self.number = number
         self.ppgtt = ppgtt
         self.placement = placement
@@ -53,10 +80,14 @@ class Queue:
         """Whether it is in line for its engines."""
         self.engines: list[Engine] = []
         """Those that it is on, one for each lane."""
+        self.reach = 0
+        """Logical instances that it may ever be on; one bit each."""
+        for slot in range(placement.width):
+            self.reach |= placement.mask << slot
         self.slice_end = 0
-        """When others may come first, nanoseconds."""
-        self._spent = 0
-        self._since = 0
+        """When others may come first, nanoseconds of real time."""
+        self._on_engine = _Stopwatch(executor.clock.now)
+        self._really_on_engine = _Stopwatch(time.monotonic_ns)
 
     @property
     def is_running(self) -> bool:
@@ -68,33 +99,45 @@ class Queue:
         """Whether it is on its engines with a job that has not begun."""
         return bool(self.engines and self.jobs) and not self.jobs[0].is_started
 
+    @property
+    def is_asleep(self) -> bool:
+        """Whether its lanes only look at memory now and then."""
+        return all(lane.state is not LaneState.READY for lane in self.lanes)
+
     def time_on_engine(self) -> int:
-        """Nanoseconds, of all its life."""
-        running = self._clock.now() - self._since if self.engines else 0
-        return self._spent + running
+        """Nanoseconds of the hardware's clock, of all its life."""
+        return self._on_engine.elapsed()
+
+    def begin_job(self) -> Job:
+        """Its first job begins."""
+        job = self.jobs[0]
+        job.is_started = True
+        job.begin = self._really_on_engine.elapsed()
+        return job
+
+    def time_left(self) -> int | None:
+        """Nanoseconds of real time that the job at its head may still take; None for any time."""
+        limit = self.placement.timeout_ms * NS_PER_MS
+        if not limit or not self.jobs or not self.jobs[0].is_started:
+            return None
+        return limit - (self._really_on_engine.elapsed() - self.jobs[0].begin)
 
     def enter(self, engines: list[Engine]) -> None:
         """Get on these engines."""
-        self._since = self._clock.now()
-        self.slice_end = self._since + self.placement.timeslice_us * 1000
+        self._on_engine.start()
+        self.slice_end = self._really_on_engine.start() + self.placement.timeslice_us * NS_PER_US
         self.engines = engines
         for lane, engine in zip(self.lanes, engines, strict=True):
             engine.queue = self
-            lane.enter(engine)
+            lane.enter(engine.info)
 
     def leave(self) -> None:
         """Get off them."""
-        self._spent = self.time_on_engine()
+        self._on_engine.stop()
+        self._really_on_engine.stop()
         for engine in self.engines:
             engine.queue = None
         self.engines = []
-
-    def has_timed_out(self) -> bool:
-        """Whether the job at its head takes too long."""
-        limit = self.placement.timeout_ms * 1_000_000
-        if not limit or not self.jobs or not self.jobs[0].is_started:
-            return False
-        return self.time_on_engine() - self.jobs[0].begin > limit
 
     def drop(self) -> None:
         """All that it has to do is forgotten."""
@@ -115,22 +158,25 @@ class Engines:
         self._engines = {(i.gt_id, i.engine_class, i.instance): Engine(i) for i in infos}
         self._lines: dict[tuple[int, int], dict[int, deque[Queue]]] = {}
         self.running: list[Queue] = []
+        self.may_fill = False
+        """Whether something has changed since `fill`: a queue came, or left its engines."""
 
     def line_up(self, queue: Queue) -> None:
         """A queue has something to run."""
         if queue.is_waiting or queue.is_running or queue.is_dead:
             return
         queue.is_waiting = True
+        self.may_fill = True
         self._line(queue).setdefault(queue.placement.priority, deque()).append(queue)
 
     def remove(self, queue: Queue) -> None:
         """It has nothing more to run."""
         if queue.is_running:
-            queue.leave()
-            self.running.remove(queue)
+            self._leave(queue)
         if queue.is_waiting:
-            queue.is_waiting = False
-            self._line(queue)[queue.placement.priority].remove(queue)
+            self._leave_line(queue)
+            # It may have held others back.
+            self.may_fill = True
 
     def waiting(self) -> Iterator[Queue]:
         """All that wait, those that come first before the others of their class."""
@@ -143,37 +189,72 @@ class Engines:
         engines = self._free_engines(queue)
         if engines is None:
             return False
-        queue.is_waiting = False
-        self._line(queue)[queue.placement.priority].remove(queue)
+        self._leave_line(queue)
         queue.enter(engines)
         self.running.append(queue)
         return True
 
+    def make_room(self, queue: Queue) -> None:
+        """Send back in line who is on engines that a waiting queue may be on."""
+        for other in tuple(self.running):
+            if self._is_rival(queue, other):
+                self._send_back(other)
+
     def preempt(self, now: int) -> None:
         """Queues whose time is over, or whom somebody more important waits for, make room."""
         for queue in tuple(self.running):
-            if self._must_leave(queue, now):
-                queue.leave()
-                self.running.remove(queue)
-                self.line_up(queue)
+            if self.must_leave_at(queue, now) <= now:
+                self._send_back(queue)
+
+    def must_leave_at(self, queue: Queue, now: int) -> float:
+        """When a running queue has to make room; infinite while nobody wants its engines."""
+        own = queue.placement.priority
+        when = float("inf")
+        for priority, line in self._line(queue).items():
+            if priority < own or not any(self._is_rival(other, queue) for other in line):
+                continue
+            when = min(when, queue.slice_end if priority == own else now)
+        return when
 
     def fill(self) -> None:
         """Put on the engines who is first in line."""
-        for line in self._lines.values():
+        self.may_fill = False
+        for place, line in self._lines.items():
             for priority in sorted(line, reverse=True):
-                self._fill_from(tuple(line[priority]))
+                self._fill_from(place, tuple(line[priority]))
 
-    def _fill_from(self, line: tuple[Queue, ...]) -> None:
+    def _fill_from(self, place: tuple[int, int], line: tuple[Queue, ...]) -> None:
         for queue in line:
+            if not self._has_free(place):
+                return
             if not self.place(queue) and queue.placement.width > 1:
                 return
 
-    def _must_leave(self, queue: Queue, now: int) -> bool:
-        own = queue.placement.priority
-        for priority, line in self._line(queue).items():
-            if line and (priority > own or (priority == own and now >= queue.slice_end)):
-                return True
-        return False
+    def _has_free(self, place: tuple[int, int]) -> bool:
+        return any(
+            engine.queue is None
+            for (gt_id, engine_class, _), engine in self._engines.items()
+            if (gt_id, engine_class) == place
+        )
+
+    def _is_rival(self, waiting: Queue, running: Queue) -> bool:
+        """Whether a queue may be on an engine that another one is on."""
+        if self._line(waiting) is not self._line(running):
+            return False
+        return any(waiting.reach >> engine.info.instance & 1 for engine in running.engines)
+
+    def _send_back(self, queue: Queue) -> None:
+        self._leave(queue)
+        self.line_up(queue)
+
+    def _leave(self, queue: Queue) -> None:
+        queue.leave()
+        self.running.remove(queue)
+        self.may_fill = True
+
+    def _leave_line(self, queue: Queue) -> None:
+        queue.is_waiting = False
+        self._line(queue)[queue.placement.priority].remove(queue)
 
     def _line(self, queue: Queue) -> dict[int, deque[Queue]]:
         place = queue.placement

@@ -6,7 +6,7 @@ turns, a fraction of a millisecond each, so engines run beside each other as far
 
 from __future__ import annotations
 
-import random
+import os
 import resource
 import socket
 import time
@@ -25,13 +25,12 @@ from xedev.gpu.lane import Lane, LaneState
 from xedev.gpu.pages import BoPages, ClientPages, NullPages, OpenFiles, Pages, UnboundPages
 from xedev.gpu.ports import Access, GpuFault, GpuHang
 from xedev.gpu.ppgtt import Ppgtt
+from xedev.gpu.turns import InParallel, OneByOne, Turns
 
 __all__ = ("Executor", "main")
 
 QUANTUM = 300_000
 """Nanoseconds that a context runs before others, and messages, have a turn."""
-SETTLE = 0.003
-"""Seconds without a message after which, when deterministic, all that belongs together is here."""
 NS_PER_S = 1_000_000_000
 FILES_MAX = 512
 """Contents of BOs that are open at the same time, at most."""
@@ -42,20 +41,24 @@ class Executor:
 
     def __init__(self, channel: Channel, hardware: Hardware) -> None:
         self._channel = channel
-        self.is_deterministic = hardware.seed >= 0
-        make_clock = VirtualClock if self.is_deterministic else Clock
+        is_deterministic = hardware.seed >= 0
+        make_clock = VirtualClock if is_deterministic else Clock
         self.clock = make_clock(hardware.reference_clock)
         self.deadline = 0
         """When the context that runs shall give way, nanoseconds."""
-        self._random = random.Random(hardware.seed)
         self._engines = Engines([EngineInfo(*info) for info in hardware.engines])
+        self._one_by_one = OneByOne(self._engines, hardware.seed) if is_deterministic else None
+        self._turns: Turns = self._one_by_one or InParallel(self._engines)
         self._vms: dict[int, Ppgtt] = {}
         self._queues: dict[int, Queue] = {}
         self._files = OpenFiles(_files_limit())
         self._bos: dict[int, BoPages] = {}
         self._clients: dict[int, ClientPages] = {}
         self._requests: dict[int, Lane] = {}
+        """Who waits for an answer, by its number."""
         self._request = 0
+        self._settle_request = 0
+        """The number of the question whether all is here; 0 for none."""
         self._loop = getcurrent()
         self._current: Lane | None = None
         self._handlers: dict[int, Callable[..., None]] = {
@@ -80,17 +83,12 @@ class Executor:
                 self._end_late_jobs()
                 self._fill_engines()
                 self._run_lanes()
+                self._settle()
                 self._channel.flush()
-                self._receive()
+                if self._channel.wait(self._time_to_sleep()):
+                    self._handle(self._channel.receive())
         except Closed:
             return
-
-    def _receive(self) -> None:
-        if not self._channel.wait(self._time_to_sleep()):
-            return
-        self._handle(self._channel.receive())
-        while self.is_deterministic and self._channel.wait(SETTLE):
-            self._handle(self._channel.receive())
 
     def _handle(self, messages: list[Message]) -> None:
         for message in messages:
@@ -98,61 +96,50 @@ class Executor:
 
     def _time_to_sleep(self) -> float | None:
         """Seconds until something is to be done; None for only when told."""
-        wake_at = 0
-        for queue in self._engines.running:
-            if queue.has_next_job:
-                return 0.0
-            for lane in queue.lanes:
-                if lane.state is LaneState.READY:
-                    return 0.0
-                if lane.state is LaneState.ASLEEP and (not wake_at or lane.wake_at < wake_at):
-                    wake_at = lane.wake_at
-        if not wake_at:
-            # Somebody may wait for an answer, or only for its time to end.
-            return None if not self._engines.running else 0.1
-        return max(0, wake_at - self.real_now()) / NS_PER_S
+        running = self._engines.running
+        if any(queue.has_next_job for queue in running):
+            return 0.0
+        now = self.real_now()
+        times = [float("inf") if self._is_held() else self._turns.wake_at(now)]
+        times += [now + left for queue in running if (left := queue.time_left()) is not None]
+        wake_at = min(times)
+        return None if wake_at == float("inf") else max(0.0, wake_at - now) / NS_PER_S
+
+    def _is_held(self) -> bool:
+        """Whether, one by one, all wait for what somebody has asked the driver."""
+        return self._one_by_one is not None and bool(self._requests)
 
     def _fill_engines(self) -> None:
-        if self.is_deterministic:
-            self._fill_with_one()
-            return
-        self._engines.preempt(self.clock.now())
-        self._engines.fill()
+        if not self._is_held():
+            self._turns.fill_engines(self.real_now())
 
-    def _fill_with_one(self) -> None:
-        """One job at a time: the next one begins when all others are done, or look at memory that
-        somebody else has to change."""
-        if any(
-            lane.state in (LaneState.READY, LaneState.WAITING)
-            for queue in self._engines.running
-            for lane in queue.lanes
-        ):
+    def _settle(self) -> None:
+        """One by one, a choice is made among all that are released together."""
+        turns = self._one_by_one
+        if turns is None or self._settle_request or self._is_held():
             return
-        waiting = list(self._engines.waiting())
-        self._random.shuffle(waiting)
-        for queue in waiting:
-            if self._engines.place(queue):
-                return
+        if turns.has_choice() and not turns.is_settled:
+            self._settle_request = self._ask(Ask.SETTLE)
 
     def _run_lanes(self) -> None:
         for queue in tuple(self._engines.running):
-            end = self.real_now() + QUANTUM
-            self._run_queue(queue)
-            # Short jobs follow each other without a look at messages in between.
-            while queue.has_next_job and self.real_now() < end:
-                self._run_queue(queue)
+            if queue.has_next_job:
+                self._start(queue)
+        for lane in self._turns.lanes(self.real_now()):
+            if self._is_held():
+                return
+            self._run_for_a_while(lane)
 
-    def _run_queue(self, queue: Queue) -> None:
-        if queue.has_next_job:
+    def _run_for_a_while(self, lane: Lane) -> None:
+        queue = lane.queue
+        end = self.real_now() + QUANTUM
+        # Others of its queue may have ended it.
+        if queue.is_running and lane.state in (LaneState.READY, LaneState.ASLEEP):
+            self._run(lane)
+        # Short jobs follow each other without a look at messages in between.
+        while queue.has_next_job and queue.placement.width == 1 and self.real_now() < end:
             self._start(queue)
-        for lane in queue.lanes:
-            if self._is_due(lane):
-                self._run(lane)
-
-    def _is_due(self, lane: Lane) -> bool:
-        if lane.state is LaneState.ASLEEP:
-            return self.real_now() >= lane.wake_at
-        return lane.state is LaneState.READY
+            self._run(lane)
 
     def _run(self, lane: Lane) -> None:
         queue = lane.queue
@@ -173,9 +160,7 @@ class Executor:
     # ---- jobs ----
 
     def _start(self, queue: Queue) -> None:
-        job = queue.jobs[0]
-        job.is_started = True
-        job.begin = queue.time_on_engine()
+        job = queue.begin_job()
         info = queue.engines[0].info
         place = (info.engine_class, info.instance, info.gt_id)
         self._channel.post((abi.STARTED, queue.number, job.seqno, place, time.monotonic_ns()))
@@ -206,8 +191,10 @@ class Executor:
         queue.jobs.popleft()
         ticks = self.clock.ticks(queue.time_on_engine())
         self._channel.post((abi.DONE, queue.number, job.seqno, ticks, time.monotonic_ns()))
-        if not queue.jobs:
+        if not queue.jobs or self._one_by_one is not None:
             self._engines.remove(queue)
+        if queue.jobs:
+            self._engines.line_up(queue)
 
     def _fail(
         self,
@@ -237,7 +224,8 @@ class Executor:
 
     def _end_late_jobs(self) -> None:
         for queue in tuple(self._engines.running):
-            if queue.has_timed_out():
+            left = queue.time_left()
+            if left is not None and left < 0:
                 self._fail(queue, Failure.TIMEOUT)
 
     # ---- what lanes need ----
@@ -254,10 +242,14 @@ class Executor:
         """In a lane: the driver's answer."""
         lane = self._current
         assert lane is not None
-        self._request += 1
-        self._requests[self._request] = lane
-        self._channel.post((abi.ASK, self._request, int(what), *details))
+        self._requests[self._ask(what, *details)] = lane
         return lane.give_way_until_answered()
+
+    def _ask(self, what: Ask, *details: object) -> int:
+        """Put a question; its number."""
+        self._request += 1
+        self._channel.post((abi.ASK, self._request, int(what), *details))
+        return self._request
 
     def page_fault(self, lane: Lane, address: int, access: Access) -> bool:
         """In a lane: have the driver mend the page tables; whether it did."""
@@ -273,10 +265,11 @@ class Executor:
         del self._vms[vm]
 
     def _map(self, vm: int, ranges: tuple[tuple[int, ...], ...], token: int) -> None:
-        ppgtt = self._vms[vm]
-        for piece in ranges:
-            found = Range(*piece)  # type: ignore[arg-type]
-            ppgtt.map(found, self._pages(found))
+        # A bind that had to wait may come after the end of its VM.
+        ppgtt = self._vms.get(vm)
+        if ppgtt is not None:
+            pieces = [Range(*piece) for piece in ranges]  # type: ignore[arg-type]
+            ppgtt.map([(piece, self._pages(piece)) for piece in pieces])
         if token:
             self._channel.post((abi.ACK, token))
 
@@ -307,8 +300,13 @@ class Executor:
             return  # the driver has not heard of it yet
         queue.jobs.append(Job(seqno, batches, fence))
         self._engines.line_up(queue)
+        if self._one_by_one is not None:
+            self._one_by_one.is_settled = False
 
     def _reply(self, request: int, answer: object) -> None:
+        if request == self._settle_request and self._one_by_one is not None:
+            self._settle_request = 0
+            self._one_by_one.is_settled = True
         lane = self._requests.pop(request, None)
         if lane is not None:
             lane.answer = answer
@@ -325,7 +323,7 @@ class Executor:
         for bo in bos:
             pages = self._bos.pop(bo, None)
             if pages is not None:
-                pages.close()
+                pages.end()
         for client in clients:
             self._clients.pop(client, None)
 
@@ -350,7 +348,10 @@ def _files_limit() -> int:
 
 def main(fd: int) -> None:
     """Be the GPU at the other end of socket ``fd``."""
-    channel = Channel(socket.socket(fileno=fd))
+    # The lowest number that is free: the driver's may be more than select(2) knows.
+    low = os.dup(fd)
+    os.close(fd)
+    channel = Channel(socket.socket(fileno=low))
     try:
         first, *rest = channel.receive()
     except Closed:

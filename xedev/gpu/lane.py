@@ -14,7 +14,8 @@ from xedev.gpu.ports import Access, Watch
 from xedev.gpu.ppgtt import VmMemory
 
 if TYPE_CHECKING:
-    from xedev.gpu.engine import Engine, Queue
+    from xedev.gpu.abi import EngineInfo
+    from xedev.gpu.engine import Queue
     from xedev.gpu.executor import Executor
 
 __all__ = ("Lane", "LaneState")
@@ -49,7 +50,6 @@ class Lane:
         self.slot = slot
         self.engine_class = queue.placement.engine_class
         self.mmio_base = 0
-        self.engine: Engine | None = None
         self.state = LaneState.IDLE
         self.wake_at = 0
         """Nanoseconds of real time."""
@@ -77,10 +77,9 @@ class Lane:
         self.state = LaneState.READY
         self._nap = FIRST_NAP
 
-    def enter(self, engine: Engine) -> None:
+    def enter(self, engine: EngineInfo) -> None:
         """Get on an engine."""
-        self.engine = engine
-        self.mmio_base = engine.info.mmio_base
+        self.mmio_base = engine.mmio_base
 
     def resume(self) -> None:
         """Run on until it gives way, or is done; raises what the commands raise."""
@@ -136,17 +135,17 @@ class Lane:
         self._give_way(LaneState.WAITING)
 
     def _wait_for_time(self) -> None:
-        if self._executor.is_deterministic:
-            self._clock.slept(LAST_NAP)
-            self._give_way(LaneState.READY)
-        else:
-            self._sleep()
+        if self._clock.is_virtual:
+            self._nap = FIRST_NAP  # as long as time needs to pass, which is none
+            self._clock.pass_time(LAST_NAP)
+        self._sleep()
 
     def _sleep(self) -> None:
-        self.wake_at = self._executor.real_now() + self._nap
-        self._give_way(LaneState.ASLEEP)
-        self._clock.slept(self._nap)
+        nap = self._nap
+        # At a multiple of the nap: many sleepers wake together, and cost little more than one.
+        self.wake_at = -(-(self._executor.real_now() + nap // 2) // nap) * nap
         self._nap = min(self._nap * 2, LAST_NAP)
+        self._give_way(LaneState.ASLEEP)
 
     def _give_way(self, state: LaneState) -> None:
         self.state = state

@@ -111,7 +111,7 @@ class ClientPages(Pages):
 
 
 class OpenFiles:
-    """Descriptors of the contents that were used last, at most ``limit``."""
+    """Descriptors of the contents that were opened last, at most ``limit``."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -134,13 +134,14 @@ class OpenFiles:
 class BoPages(Pages):
     """The contents of a BO: a sparse file, asked for at the first use."""
 
-    __slots__ = ("_ask", "_bo", "_files", "_is_named", "fd")
+    __slots__ = ("_ask", "_bo", "_files", "_has_ended", "_is_named", "fd")
 
     def __init__(self, bo: int, ask: AskFunc, files: OpenFiles) -> None:
         self._bo = bo
         self._ask = ask
         self._files = files
         self._is_named = False
+        self._has_ended = False
         self.fd = -1
         """Of the contents; negative while they are not open."""
 
@@ -149,11 +150,16 @@ class BoPages(Pages):
         self.fd = -1
         self._files.forget(self)
 
+    def end(self) -> None:
+        """The BO is gone, and an answer that is on its way comes too late."""
+        self._has_ended = True
+        self.close()
+
     def open(self) -> int:
         """The descriptor; `Gone`."""
         if self.fd < 0:
-            answer = self._ask(Ask.PAGES, self._bo)
-            if not isinstance(answer, tuple):
+            answer = None if self._has_ended else self._ask(Ask.PAGES, self._bo)
+            if not isinstance(answer, tuple) or self._has_ended:
                 raise Gone
             path, ino = answer
             if self.fd < 0:  # others may have asked meanwhile
@@ -198,7 +204,7 @@ class BoPages(Pages):
             return False
         try:
             return os.pwrite(fd, data, offset) == len(data)
-        except PermissionError:
+        except OSError:  # it was cut, or the machine has no memory left for more pages
             return False
 
     def _open(self, path: str, ino: int) -> None:

@@ -6,7 +6,7 @@ of what was there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from sortedcontainers import SortedDict
@@ -32,6 +32,13 @@ class _Mapping:
     offset: int
     """Of ``start``."""
     read_only: bool
+    atomic: bool
+
+    def allows(self, access: Access) -> bool:
+        """Whether the page-table entries do."""
+        if access is Access.ATOMIC and not self.atomic:
+            return False
+        return access is Access.READ or not self.read_only
 
 
 class Ppgtt:
@@ -46,13 +53,13 @@ class Ppgtt:
         self._ranges: SortedDict[int, _Mapping] = SortedDict()
         self._tlb: dict[int, _Mapping] = {}
 
-    def map(self, piece: Range, pages: Pages | None) -> None:
-        """Let a range stand for ``pages``, or for nothing."""
-        self._clear(piece.start, piece.end)
-        if pages is not None:
-            self._insert(
-                _Mapping(piece.start, piece.end, pages, piece.offset, bool(piece.read_only))
-            )
+    def map(self, pieces: Iterable[tuple[Range, Pages | None]]) -> None:
+        """Let each range stand for its pages, or for nothing; one after the other."""
+        for piece, pages in pieces:
+            self._clear(piece.start, piece.end)
+            if pages is not None:
+                rights = bool(piece.read_only), bool(piece.atomic)
+                self._insert(_Mapping(piece.start, piece.end, pages, piece.offset, *rights))
         self._tlb.clear()
 
     def find(self, address: int) -> _Mapping | None:
@@ -193,27 +200,25 @@ class VmMemory:
 
     def _piece(self, address: int, length: int, access: Access, done: int, action: _Action) -> int:
         """Access what lies in one mapping, or in one page of nothing; how many bytes."""
+        ppgtt = self._ppgtt
         for _ in range(self.RETRIES):
             mapping = self._find(address)
-            if mapping is None:
-                break
-            if access is Access.READ or not mapping.read_only:
+            if mapping is None and ppgtt.scratch:
+                return self._scratch(address, length, done, action)
+            if mapping is not None and mapping.allows(access):
                 size = min(length, mapping.end - address)
                 try:
                     action(mapping.pages, mapping.offset + address - mapping.start, done, size)
                 except Gone:
-                    pass
+                    if ppgtt.scratch and not ppgtt.faulting:
+                        return self._scratch(address, length, done, action)
                 else:
                     return size
-            if self._ppgtt.faulting:
-                if self._fault(address, access):
-                    continue
-                raise GpuFault(address, access)
-            if mapping.read_only and access is not Access.READ:
-                raise GpuFault(address, access)
-            break
-        if not self._ppgtt.scratch:
-            raise GpuFault(address, access)
+            if not ppgtt.faulting or not self._fault(address, access):
+                break
+        raise GpuFault(address, access)
+
+    def _scratch(self, address: int, length: int, done: int, action: _Action) -> int:
         size = min(length, PAGE_SIZE - address % PAGE_SIZE)
         action(_SCRATCH, 0, done, size)
         return size

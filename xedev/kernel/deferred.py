@@ -35,7 +35,7 @@ class Deferred(Generic[T]):
     any more, because a signal arrived or the client is gone.
     """
 
-    __slots__ = ("abandon", "finish", "queue", "ready", "timeout")
+    __slots__ = ("abandon", "finish", "is_interruptible", "queue", "ready", "timeout")
 
     def __init__(
         self,
@@ -44,17 +44,24 @@ class Deferred(Generic[T]):
         finish: Callable[[], T],
         timeout: float | None = None,
         abandon: Callable[[], None] | None = None,
+        *,
+        is_interruptible: bool = True,
     ) -> None:
         self.queue = queue
         self.ready = ready
         self.finish = finish
         self.timeout = timeout
         self.abandon = abandon or _nothing
+        self.is_interruptible = is_interruptible
+        """False: when a signal comes the answer is finished at once."""
 
     def then(self, convert: Callable[[Callable[[], T]], U]) -> Deferred[U]:
         """The same wait with another end: ``convert`` gets the old one and answers."""
         finish = self.finish
-        return Deferred(self.queue, self.ready, lambda: convert(finish), self.timeout, self.abandon)
+        return Deferred(
+            *(self.queue, self.ready, lambda: convert(finish), self.timeout, self.abandon),
+            is_interruptible=self.is_interruptible,
+        )
 
     def wait(self, caller: Caller) -> T:
         """Sleep until it is due, then finish; ``EINTR`` when a signal comes first, ``ENOMEM``
@@ -62,9 +69,10 @@ class Deferred(Generic[T]):
         try:
             with _sleeper():
                 self.queue.wait_event(self.ready, caller, self.timeout)
-        except BaseException:
-            self.abandon()
-            raise
+        except KernelError:
+            if self.is_interruptible:
+                self.abandon()
+                raise
         return self.finish()
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterable
 
-from xedev.kernel.caller import Caller
+from xedev.kernel.deferred import Deferred
 from xedev.kernel.dma_fence import DmaFence, DmaFenceArray
 from xedev.kernel.wait import WaitQueue
 
-__all__ = ("ResvFences",)
+__all__ = ("ResvFences", "dma_resv_wait")
 
 
 class ResvFences:
@@ -40,18 +41,32 @@ class ResvFences:
         """Whether one is not signalled (kernel: not ``dma_resv_test_signaled``)."""
         return bool(self._fences) and bool(self.pending())
 
-    def wait(self, caller: Caller) -> None:
-        """Sleep until all are signalled; ``EINTR`` (kernel: ``dma_resv_wait_timeout``)."""
-        pending = self.pending()
-        if not pending:
-            return
-        done = WaitQueue()
-        fences = DmaFenceArray(pending)
-        if fences.add_callback(done.wake_up):
-            try:
-                done.wait_event(fences.is_signaled, caller)
-            finally:
-                fences.remove_callback(done.wake_up)
-
     def _prune(self) -> None:
         self._fences = {c: fence for c, fence in self._fences.items() if not fence.is_signaled()}
+
+
+def dma_resv_wait(usages: Iterable[ResvFences], finish: Callable[[], int]) -> int | Deferred[int]:
+    """Answer with ``finish`` once all fences of now are signalled (kernel:
+    ``dma_resv_wait_timeout``).
+
+    The kernel does not let that be interrupted; here a signal ends the wait, and the work is done
+    all the same.
+    """
+    pending = [fence for fences in usages for fence in fences.pending()]
+    if not pending:
+        return finish()
+    done = WaitQueue()
+    all_of_them = DmaFenceArray(pending)
+    if not all_of_them.add_callback(done.wake_up):
+        return finish()
+
+    def finish_now() -> int:
+        all_of_them.remove_callback(done.wake_up)
+        return finish()
+
+    def abandon() -> None:
+        finish_now()
+
+    return Deferred(
+        *(done, all_of_them.is_signaled, finish_now, None, abandon), is_interruptible=False
+    )

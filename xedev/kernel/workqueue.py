@@ -12,12 +12,15 @@ __all__ = ("Workqueue",)
 
 _Work = Callable[[], None]
 
+IDLE_TIME = 10.0
+"""Seconds after which a thread without work ends."""
+
 
 class Workqueue:
     """Runs what is queued, with at most ``max_active`` threads; one keeps the order.
 
-    A thread is made when work comes and none is idle.  They do not keep the process alive: work
-    may hang in the memory of a hostile client.
+    A thread is made when work comes and none is idle, and ends when none came for a while.  They
+    do not keep the process alive: work may hang in the memory of a hostile client.
     """
 
     def __init__(self, name: str, max_active: int = 1) -> None:
@@ -43,17 +46,27 @@ class Workqueue:
                 self._work.put(None)
 
     def _run(self) -> None:
-        while True:
-            with self._lock:
-                self._idle += 1
-            work = self._work.get()
-            with self._lock:
-                self._idle -= 1
-                if work is None:
-                    self._threads -= 1
-                    return
+        while (work := self._next()) is not None:
             try:
                 work()
             except Exception:  # noqa: BLE001 - the next work has nothing to do with it
                 report_bug(f"work of {self._name}")
             del work
+
+    def _next(self) -> _Work | None:
+        """What to do; None: the thread ends, and is not counted any more."""
+        with self._lock:
+            self._idle += 1
+        while True:
+            work, is_late = None, False
+            try:
+                work = self._work.get(timeout=IDLE_TIME)
+            except queue.Empty:
+                is_late = True
+            with self._lock:
+                if is_late and not self._work.empty():
+                    continue  # it came just now, and was left to us
+                self._idle -= 1
+                if work is None:
+                    self._threads -= 1
+                return work

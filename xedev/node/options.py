@@ -8,15 +8,17 @@ from dataclasses import dataclass
 
 from xedev.node.fuse_binding import BackendName
 
-__all__ = ("DEVICES_MAX", "MountOptions")
+__all__ = ("DEVICES_MAX", "JOB_TIMEOUT_MAX", "MountOptions")
 
 DEVICES_MAX = 16
 """How many cards one mount can have."""
+JOB_TIMEOUT_MAX = 10_000
+"""Milliseconds (kernel: ``XE_HW_ENGINE_JOB_TIMEOUT_MAX``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
-    """Options of a mount; the first six are those of the device (`XeConfig`)."""
+    """Options of a mount; the first eight are those of the device (`XeConfig`)."""
 
     profile: str = "bmg"
     """Which GPU."""
@@ -30,6 +32,10 @@ class MountOptions:
     """Policy: ``counters``, ``seed`` or ``walk``."""
     debug_kernel: bool = False
     """Behave as a kernel built with the driver's debugging options."""
+    job_timeout_ms: int = 5000
+    """How long a job may be on an engine; 1 to `JOB_TIMEOUT_MAX`."""
+    deterministic: int | None = None
+    """Seed of the order in which jobs run, one at a time; None to run them side by side."""
 
     devices: int = 1
     """How many equal cards there are, at most `DEVICES_MAX`."""

@@ -116,6 +116,8 @@ class Server:
             system=options.system,
             purgeability=options.purgeability,
             debug_kernel=options.debug_kernel,
+            job_timeout_ms=options.job_timeout_ms,
+            deterministic=options.deterministic,
             memory=_memory_config(options),
         )
         self.devices = xe_probe(config, options.devices)

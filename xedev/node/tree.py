@@ -6,8 +6,11 @@
     dev/dri/card1, renderD129, xe-mock1   those of device 1, and so on
     dev/dri/.xe-mock-fd/TOKEN             a descriptor that an ioctl gave out; not listed
     debug/dri/0/*, debug/dri/1/*          what debugfs would hold, and the mock's controls
+    debug/dri/128, debug/dri/0000:03:00.0 links to those
+    debug/dri/0/trace                     the events as they happen; not listed, since it never ends
     debug/dri/client-ID/*                 an open DRM file, for as long as it is open
     debug/sync/sw_sync                    each open is a timeline to be moved by hand
+    sys/**                                what /sys would say of the devices
     proc/sys/vm/drop_caches               stands in for the kernel's
 
 The tree is fixed but for tokens and clients.  Permission bits are only kept here; the kernel checks
@@ -32,10 +35,13 @@ from xedev.drm.drm_file import DrmFile
 from xedev.kernel.caller import Caller
 from xedev.kernel.errors import KernelError
 from xedev.kernel.files import FdTokens, File
+from xedev.kernel.pci_sysfs import PciDevice
 from xedev.kernel.sw_sync import SwSyncTimeline
+from xedev.kernel.sysfs import Link
 from xedev.kernel.trace import Tracepoints
 from xedev.node.debug_files import ControlFile, TraceFile
 from xedev.node.frames import FrameFile
+from xedev.node.sys_tree import SYS_DIR, AttributeFile, SysEntry, link_text, sys_entries
 from xedev.node.sysctl import DROP_CACHES, SysctlFile, drop_caches_file
 from xedev.node.vfs import Attr
 
@@ -60,6 +66,7 @@ _TOKEN_NAME = re.compile(r"[0-9a-f]{8,15}")
 _CLIENT_PATH = re.compile(rf"/{DRI_DEBUG_DIR}/client-([1-9][0-9]{{0,9}})(?:/([^/]+))?")
 _NODE_GROUPS = {"primary": "video", "render": "render"}
 _DIRECTORY_MODE = 0o755
+_LINK_MODE = 0o777
 _TRACE_MODE = 0o400
 _SW_SYNC_MODE = 0o666  # debugfs has it for root alone, which tests cannot always be
 _TOKEN_MODE = 0o666
@@ -80,8 +87,13 @@ class Device(Protocol):
     minors: tuple[DrmMinor, ...]
     tokens: FdTokens
     trace: Tracepoints
+    pci: PciDevice
     filelist: dict[int, DrmFile]
     """Open files by client id; no two devices of a mount have the same id."""
+
+    @property
+    def debugfs_links(self) -> Mapping[str, str]:
+        """Links of the debug directory by name."""
 
     @property
     def debugfs(self) -> Mapping[str, DebugfsFile]:
@@ -93,6 +105,9 @@ class Device(Protocol):
     def client_files(self, file: DrmFile) -> list[DebugfsFile]:
         """Files of an open file's own debug directory."""
 
+    def sysfs(self) -> list[SysEntry]:
+        """What its own directory of /sys holds."""
+
     def drop_caches(self) -> None:
         """Give back what memory can be had."""
 
@@ -100,7 +115,7 @@ class Device(Protocol):
 class _Entry:
     """A path of the tree, with what chmod and chown may change."""
 
-    __slots__ = ("gid", "ino", "mode", "mtime_ns", "names", "opener", "size", "uid")
+    __slots__ = ("gid", "ino", "mode", "mtime_ns", "names", "opener", "size", "target", "uid")
 
     def __init__(self, ino: int, mode: int, owner: tuple[int, int], mtime_ns: int) -> None:
         self.ino = ino
@@ -108,6 +123,7 @@ class _Entry:
         self.uid, self.gid = owner
         self.mtime_ns = mtime_ns
         self.names: list[str] | None = None
+        self.target: str | None = None
         self.opener: _Opener | None = None
         self.size = 0
 
@@ -140,15 +156,17 @@ class Tree:
             self._add_debug_file(DEBUG_DIR, file)
         self._add_drop_caches()
         self._add_sw_sync()
+        for sys_entry in sys_entries(devices):
+            self._add_sys_entry(sys_entry)
 
     # ---- building ----
 
-    def _add(self, path: str, mode: int) -> _Entry:
+    def _add(self, path: str, mode: int, *, listed: bool = True) -> _Entry:
         ino = self._inode_base + _FIRST_INODE + len(self._entries)
         entry = self._entries[path] = _Entry(ino, mode, self._owner, self._now)
         parent, _, name = path.rpartition("/")
         siblings = self._entries[parent or "/"].names
-        if name and siblings is not None and path != _FD_DIR:
+        if name and listed and siblings is not None and path != _FD_DIR:
             siblings.append(name)
         return entry
 
@@ -167,8 +185,16 @@ class Tree:
             self._add_node(device, minor)
         for file in device.debugfs.values():
             self._add_debug_file(directory, file)
-        trace = self._add(f"/{directory}/trace", stat.S_IFREG | _TRACE_MODE)
+        for name, target in device.debugfs_links.items():
+            self._add_directory(os.path.dirname(f"/{directory}/{name}"))
+            self._add_link(f"/{directory}/{name}", target)
+        # Whoever reads all files that there are, as IGT does, would wait in this one for ever.
+        trace = self._add(f"/{directory}/trace", stat.S_IFREG | _TRACE_MODE, listed=False)
         trace.opener = lambda flags, caller: TraceFile(device.trace)
+        self._add_link(f"/{DRI_DEBUG_DIR}/{device.pci.slot}", f"{device.index}")
+        for index in {minor.index for minor in device.minors if minor.is_render}:
+            # Not listed: what is listed by a number is a card.
+            self._add_link(f"/{DRI_DEBUG_DIR}/{index}", f"{device.index}", listed=False)
 
     def _add_node(self, device: Device, minor: DrmMinor) -> None:
         entry = self._add(f"/{NODE_DIR}/{minor.name}", stat.S_IFREG | minor.mode)
@@ -184,8 +210,26 @@ class Tree:
             return self._owner[1]
 
     def _add_debug_file(self, directory: str, file: DebugfsFile) -> None:
-        entry = self._add(f"/{directory}/{file.name}", stat.S_IFREG | file.mode)
+        path = f"/{directory}/{file.name}"
+        # Some names begin with a directory: gt0/force_reset.
+        self._add_directory(os.path.dirname(path))
+        entry = self._add(path, stat.S_IFREG | file.mode)
         entry.opener = lambda flags, caller: ControlFile(file, flags)
+
+    def _add_sys_entry(self, file: SysEntry) -> None:
+        path = f"/{SYS_DIR}/{file.name}"
+        self._add_directory(os.path.dirname(path))
+        if isinstance(file, Link):
+            self._add_link(path, link_text(file))
+            return
+        entry = self._add(path, stat.S_IFREG | file.mode)
+        entry.size = file.size
+        entry.opener = lambda flags, caller: AttributeFile(file)
+
+    def _add_link(self, path: str, target: str, *, listed: bool = True) -> None:
+        entry = self._add(path, stat.S_IFLNK | _LINK_MODE, listed=listed)
+        entry.target = target
+        entry.size = len(target)
 
     def _add_drop_caches(self) -> None:
         file = drop_caches_file(self._drop_caches)
@@ -272,9 +316,11 @@ class Tree:
         return [*names, *self._client_names()] if path == f"/{DRI_DEBUG_DIR}" else list(names)
 
     def readlink(self, path: str) -> str:
-        """There are no symbolic links: ``ENOENT``, ``EINVAL``."""
-        self._entry(path)
-        raise KernelError(errno.EINVAL, f"{path} is no symbolic link")
+        """Where a link of the sys directory points: ``ENOENT``, ``EINVAL``."""
+        target = self._entry(path).target
+        if target is None:
+            raise KernelError(errno.EINVAL, f"{path} is no symbolic link")
+        return target
 
     def chmod(self, path: str, mode: int) -> None:
         """Change the permission bits, as an administrator does with a node of /dev."""

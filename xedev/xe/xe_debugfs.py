@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from xedev.xe.xe_exec_queue import XeExecQueue
     from xedev.xe.xe_vm import XeVm, XeVma
 
-__all__ = ("debugfs_files", "gt_debugfs_files", "show")
+__all__ = ("debugfs_files", "show")
 
 READ_ONLY = 0o400
 CONTROL = 0o600
@@ -50,10 +50,11 @@ def debugfs_files(xe: XeDevice) -> list[DebugfsFile]:
         _switch("unplug", lambda: xe.unplugged, xe.unplug),
         DebugfsFile("fail", CONTROL, xe.faults.describe, lambda text, _: _fail(xe, text)),
         DebugfsFile("pressure", CONTROL, lambda: "", lambda text, _: _pressure(xe, text)),
+        *_gt_files(xe),
     ]
 
 
-def gt_debugfs_files(xe: XeDevice) -> list[DebugfsFile]:
+def _gt_files(xe: XeDevice) -> list[DebugfsFile]:
     """Those of the directories of the GTs (kernel: xe_gt_debugfs.c)."""
     return [
         _trigger(f"gt{gt.gt_id}/{name}", reset)

@@ -25,6 +25,7 @@ from xedev.kernel.idr import Idr
 from xedev.kernel.locking import Mutex
 from xedev.kernel.mm import PAGE_SIZE, CpuMapping, VmArea
 from xedev.kernel.shmem import ShmemConfig, ShmemStore
+from xedev.kernel.sysfs import Attribute, Link
 from xedev.kernel.wait import WaitQueue
 from xedev.kernel.workqueue import Workqueue
 from xedev.xe import xe_debugfs
@@ -48,12 +49,17 @@ from xedev.xe.xe_exec_queue import (
     xe_exec_queue_kill_and_put,
     xe_exec_queue_set_property_ioctl,
 )
+from xedev.xe.xe_gt import XeGt
+from xedev.xe.xe_gt_debugfs import gt_table_files
 from xedev.xe.xe_guc_submit import XeGuc
+from xedev.xe.xe_hw_engine_class_sysfs import XeHwEngineClass
 from xedev.xe.xe_mock import xe_mock_ioctl
 from xedev.xe.xe_observation import xe_observation_ioctl
 from xedev.xe.xe_purgeability import POLICIES, PurgePolicy
 from xedev.xe.xe_query import xe_query_ioctl
 from xedev.xe.xe_shrinker import xe_drop_caches
+from xedev.xe.xe_sysfs import xe_pci_device, xe_sysfs
+from xedev.xe.xe_tile_debugfs import gt_links, memory_files
 from xedev.xe.xe_vm import (
     XeVm,
     xe_vm_bind_ioctl,
@@ -168,6 +174,9 @@ class XeDevice(DrmDevice):
         self.bos_lock = threading.Lock()
         self.bos: dict[int, XeBo] = {}
         self.live_exports: set[XeBo] = set()
+        self.gts = tuple(XeGt(self, info) for info in self.platform.gts)
+        self._bind_eclass = XeHwEngineClass("bind", self.config.job_timeout_ms)
+        self.pci = xe_pci_device(self)
         self.guc = XeGuc(self)
         self.ordered_wq = Workqueue("xe-ordered-wq")
         """Writes the user fences of binds, one after the other."""
@@ -176,8 +185,14 @@ class XeDevice(DrmDevice):
         self.vms_lock = threading.Lock()
         self.vms: dict[int, XeVm] = {}
         self.debugfs: dict[str, DebugfsFile] = {
-            file.name: file for file in xe_debugfs.debugfs_files(self)
+            file.name: file
+            for file in (
+                *xe_debugfs.debugfs_files(self),
+                *gt_table_files(self),
+                *memory_files(self),
+            )
         }
+        self.debugfs_links = gt_links(self)
 
     def _make_memory(self) -> None:
         vram = self.platform.vram_size if self.config.vram is None else self.config.vram
@@ -273,6 +288,11 @@ class XeDevice(DrmDevice):
         """Kernel: ``drm_vma_node_offset_addr``."""
         return as_xe_bo(obj).mmap_offset
 
+    def declare_wedged(self) -> None:
+        """Also all work ends (kernel: ``xe_device_declare_wedged``)."""
+        super().declare_wedged()
+        self.guc.declare_wedged()
+
     # ---- small facts ----
 
     def canonical_to_va(self, address: int) -> int:
@@ -282,6 +302,11 @@ class XeDevice(DrmDevice):
         if address >> (bits - 1) == (1 << (65 - bits)) - 1:
             return address & ((1 << bits) - 1)
         return address
+
+    def eclass(self, gt_id: int, engine_class: int) -> XeHwEngineClass:
+        """Limits of the scheduler; binds have those that nobody can change."""
+        gt = next(gt for gt in self.gts if gt.info.gt_id == gt_id & 0xFF)
+        return gt.eclass.get(engine_class, self._bind_eclass)
 
     def gt_timestamp(self, now_ns: int) -> int:
         """The GT's counter at ``now_ns`` of CLOCK_MONOTONIC."""
@@ -316,6 +341,10 @@ class XeDevice(DrmDevice):
     def client_files(self, file: DrmFile) -> list[DebugfsFile]:
         """What debugfs tells of one open file, in its own directory."""
         return client_debugfs_files(self, file)
+
+    def sysfs(self) -> list[Attribute | Link]:
+        """What its directory of /sys holds."""
+        return xe_sysfs(self, self.pci)
 
     def drop_caches(self) -> None:
         """The administrator wants all memory back that can be had."""

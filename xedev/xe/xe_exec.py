@@ -158,7 +158,7 @@ def xe_vm_validate_rebind(vm: XeVm) -> None:
         for bo in bos:
             evicted.pop(bo, None)
             try:
-                xe_bo_validate(bo, vm, vm.allows_resident_eviction())
+                xe_bo_validate(bo, vm, allow_res_evict=False)
             except KernelError:
                 evicted[bo] = None
                 raise

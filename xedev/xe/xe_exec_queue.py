@@ -47,8 +47,7 @@ MAX_USER_EXTENSIONS = 16
 MAX_PRIORITY = 2
 NORMAL_PRIORITY = 1
 TIMESLICE_LIMITS = range(1, 10_000_001)
-"""Microseconds."""
-DEFAULT_TIMESLICE = 1000
+"""Microseconds, for whoever is above the limits of a class."""
 MULTI_LRC_CLASSES = frozenset(
     {xe_drm.DRM_XE_ENGINE_CLASS_VIDEO_DECODE, xe_drm.DRM_XE_ENGINE_CLASS_VIDEO_ENHANCE}
 )
@@ -89,6 +88,7 @@ class XeExecQueue(Refcounted):
         "is_banned",
         "is_killed",
         "is_protected",
+        "job_timeout_ms",
         "jobs",
         "jobs_lock",
         "last_fence",
@@ -123,7 +123,9 @@ class XeExecQueue(Refcounted):
         self.width = width
         """Engines that one job runs on at once."""
         self.priority = NORMAL_PRIORITY
-        self.timeslice = DEFAULT_TIMESLICE
+        eclass = vm.xe.eclass(gt_id, engine_class)
+        self.timeslice = eclass.timeslice.value
+        self.job_timeout_ms = eclass.job_timeout.value
         self.binds = BindQueue() if engine_class == VM_BIND else None
         """Of a queue for binds."""
         self.is_killed = False
@@ -161,7 +163,7 @@ class XeExecQueue(Refcounted):
 
     def placement(self) -> Placement:
         """What the GPU has to know of it."""
-        timeout = 0 if self.vm.is_lr else self.vm.xe.config.job_timeout_ms
+        timeout = 0 if self.vm.is_lr else self.job_timeout_ms
         return Placement(
             gt_id=self.gt_id,
             engine_class=self.engine_class,
@@ -373,7 +375,10 @@ def _set_priority(xe: XeDevice, queue: XeExecQueue, value: int, caller: Caller) 
 
 
 def _set_timeslice(xe: XeDevice, queue: XeExecQueue, value: int, caller: Caller) -> None:
-    if value not in TIMESLICE_LIMITS:
+    limits = TIMESLICE_LIMITS
+    if not caller.capable(CAP_SYS_NICE):
+        limits = xe.eclass(queue.gt_id, queue.engine_class).timeslice.limits
+    if value not in limits:
         raise KernelError(errno.EINVAL, f"a time slice of {value} us is outside of the limits")
     queue.timeslice = value
 

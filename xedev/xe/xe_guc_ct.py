@@ -57,10 +57,16 @@ class XeGucCt:
     """The GPU's process, if there is one, and the messages to and from it."""
 
     def __init__(self, xe: XeDevice, handlers: dict[int, Handler], on_death: Handler) -> None:
-        """``handlers`` by kind of message are called in the thread that reads, as is ``on_death``
-        after a process has ended, for whatever reason."""
+        """``handlers`` by kind of message are called in the thread that reads, that of ASK with a
+        function that replies in place of the request's number.  So is ``on_death``, after a
+        process has ended for whatever reason."""
         self._xe = xe
         self._handlers: dict[int, Handler] = {abi.BUG: _bug, **handlers}
+        self._own_handlers: dict[int, Handler] = {
+            abi.ACK: self._ack,
+            abi.ASK: self._ask,
+            abi.STATS: _stats,
+        }
         self._on_death = on_death
         self._lock = threading.Lock()
         self._gpu: _Gpu | None = None
@@ -68,6 +74,8 @@ class XeGucCt:
         self._token = 0
         self.users = 0
         """Living queues of work."""
+        self.messages_sent = 0
+        """How often something was sent, to tell whether nothing is."""
 
     @property
     def generation(self) -> int:
@@ -85,7 +93,7 @@ class XeGucCt:
     def enable(self) -> None:
         """Start the process unless it runs; ``ENOMEM`` when the machine has none left."""
         with self._lock:
-            if self._gpu is not None or self._xe.unplugged:
+            if self._gpu is not None or self._xe.unplugged or self._xe.wedged:
                 return
             try:
                 process, channel = _spawn()
@@ -104,25 +112,27 @@ class XeGucCt:
     def send(self, message: Message, generation: int = 0) -> bool:
         """Send, to the process ``generation`` if that matters; False when it will not be heard."""
         gpu = self._gpu
+        self.messages_sent += 1
         return gpu is not None and generation in (0, gpu.generation) and _send(gpu, message)
 
     def send_with_token(
         self, message: Message, done: Callable[[], None], generation: int = 0
-    ) -> None:
-        """Send with a token as last member; ``done`` is called when it has taken effect, at once
-        when it will not be heard."""
+    ) -> bool:
+        """Send with a token as last member; ``done`` is called when it has taken effect, or the
+        process has ended.  False when it will not be heard, and ``done`` not be called."""
         with self._lock:
             gpu = self._gpu
+            if gpu is None or generation not in (0, gpu.generation):
+                return False
             self._token += 1
             token = self._token
-            if gpu is not None and generation in (0, gpu.generation):
-                gpu.acks[token] = done
-            else:
-                gpu = None
-        if gpu is None:
-            done()
-        elif not _send(gpu, (*message, token)):
-            self._ack(gpu, token)
+            gpu.acks[token] = done
+        self.messages_sent += 1
+        if _send(gpu, (*message, token)):
+            return True
+        with self._lock:
+            # Else the thread that reads was faster.
+            return gpu.acks.pop(token, None) is None
 
     def query_ticks(self, timeout: float) -> dict[int, int]:
         """What each queue has spent on engines by now, in ticks of the GT's clock; nothing when
@@ -186,15 +196,12 @@ class XeGucCt:
         return True
 
     def _handle(self, gpu: _Gpu, message: Message) -> None:
+        kind, *details = message
         try:
-            if message[0] == abi.ACK:
-                self._ack(gpu, message[1])
-            elif message[0] == abi.STATS:
-                _stats(gpu, *message[1:])
-            elif message[0] == abi.ASK:
-                self._handlers[abi.ASK](gpu.generation, *message[1:])
+            if kind in self._own_handlers:
+                self._own_handlers[kind](gpu, *details)
             else:
-                self._handlers[message[0]](*message[1:])
+                self._handlers[kind](*details)
         except Exception:  # noqa: BLE001 - the next message has nothing to do with it
             report_bug("a message of the GPU")
 
@@ -216,6 +223,12 @@ class XeGucCt:
         for done in acks.values():
             done()
         self._on_death()
+
+    def _ask(self, gpu: _Gpu, request: int, *details: object) -> None:
+        def reply(answer: object) -> None:
+            _send(gpu, (abi.REPLY, request, answer))
+
+        self._handlers[abi.ASK](reply, *details)
 
     def _ack(self, gpu: _Gpu, token: int) -> None:
         with self._lock:

@@ -7,10 +7,11 @@ import errno
 import itertools
 import logging
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from xedev.gpu import abi
-from xedev.gpu.abi import Failure
+from xedev.gpu.abi import Ask, Failure
 from xedev.kernel.workqueue import Workqueue
 from xedev.xe.xe_guc_ct import Handler, XeGucCt
 from xedev.xe.xe_pagefault import XeGpuRequests
@@ -24,8 +25,11 @@ __all__ = ("XeGuc",)
 
 logger = logging.getLogger("xedev")
 
-REQUEST_THREADS = 32
-"""Answers that the GPU may await at the same time; each may hang in the memory of a client."""
+REQUEST_THREADS = 4
+"""Answers that the GPU may await at the same time."""
+CLIENT_REQUESTS = frozenset({Ask.READ, Ask.WRITE, Ask.SWAP})
+"""They may hang in the memory of a client, and shall then stop only their like."""
+CLIENT_THREADS = 32
 
 _ERRORS = {
     Failure.FAULT: errno.EIO,
@@ -48,6 +52,7 @@ class XeGuc:
         """Those that the GPU knows, or will hear of."""
         self.requests = XeGpuRequests(xe, self)
         self._request_wq = Workqueue("guc-requests", REQUEST_THREADS)
+        self._client_wq = Workqueue("guc-clients", CLIENT_THREADS)
         handlers: dict[int, Handler] = {
             abi.STARTED: self._started,
             abi.DONE: self._done,
@@ -77,8 +82,7 @@ class XeGuc:
         with queue.jobs_lock:
             jobs = list(queue.jobs)
             queue.jobs.clear()
-            known = queue.generation and queue.generation == self.ct.generation
-            queue.generation = 0
+            generation, queue.generation = queue.generation, 0
         queue.entity.kill()
 
         def forget() -> None:
@@ -87,10 +91,9 @@ class XeGuc:
                 if self._queues.pop(queue.number, None) is not None:
                     self.ct.users -= 1
 
-        if known:
-            # Its fences promise that it writes no more.
-            self.ct.send_with_token((abi.QUEUE_END, queue.number), forget)
-        else:
+        # Its fences promise that it writes no more.
+        end = (abi.QUEUE_END, queue.number)
+        if not generation or not self.ct.send_with_token(end, forget, generation):
             forget()
 
     # ---- jobs ----
@@ -102,14 +105,25 @@ class XeGuc:
         with queue.jobs_lock:
             if job not in queue.jobs:
                 return  # the queue ended meanwhile, and with it the job
-            if not queue.generation:
-                queue.generation = ct.generation
-                ct.send((abi.QUEUE, queue.number, queue.vm.serial, tuple(queue.placement())))
-            is_sent = queue.generation == ct.generation and ct.send(
-                (abi.JOB, queue.number, job.seqno, job.batches, job.user_fence)
+            is_sent = self._introduce(queue) and ct.send(
+                (abi.JOB, queue.number, job.seqno, job.batches, job.user_fence), queue.generation
             )
         if not is_sent:
             self._ban(queue, errno.EIO)
+
+    def _introduce(self, queue: XeExecQueue) -> bool:
+        """Tell the GPU of a queue unless it knows it; False when the GPU that knew its VM is gone.
+        Needs the queue's lock."""
+        if queue.generation:
+            return True
+        generation = queue.vm.pt.generation
+        place = tuple(queue.placement())
+        if not generation or not self.ct.send(
+            (abi.QUEUE, queue.number, queue.vm.serial, place), generation
+        ):
+            return False
+        queue.generation = generation
+        return True
 
     def _started(
         self, number: int, seqno: int, engine: tuple[int, int, int], nanoseconds: int
@@ -140,8 +154,10 @@ class XeGuc:
     def note_ticks(self, queue: XeExecQueue, ticks: int) -> None:
         """A queue has been on engines for so long
         (kernel: ``xe_exec_queue_update_run_ticks``)."""
-        with queue.jobs_lock:
-            spent, queue.ticks = ticks - queue.ticks, ticks
+        with self._lock:
+            # An answer of `update_ticks` may be older than what came with a job.
+            spent = max(0, ticks - queue.ticks)
+            queue.ticks += spent
             queue.xef.run_ticks[queue.engine_class] += spent * queue.width
 
     def update_ticks(self, timeout: float) -> None:
@@ -178,8 +194,6 @@ class XeGuc:
         dump = "".join(f"\n  {line}" for line in lines)
         logger.warning("exec queue %d: %s at %#x%s", number, why.name.lower(), address, dump)
         self.note_ticks(queue, ticks)
-        if why is Failure.FAULT:
-            self.requests.note_fault(queue.vm, address, access)
         self._ban(queue, _ERRORS[why])
 
     def _ban(self, queue: XeExecQueue, error: int) -> None:
@@ -207,21 +221,29 @@ class XeGuc:
         if queue is not None:
             self.note_ticks(queue, ticks)
 
-    def _asked(self, request: int, what: int, *details: object) -> None:
-        def answer() -> None:
-            reply = self.requests.answer(what, details)
-            self.ct.send((abi.REPLY, request, reply))
-
-        self._request_wq.queue_work(answer)
+    def _asked(self, reply: Callable[[object], None], what: int, *details: object) -> None:
+        workqueue = self._client_wq if what in CLIENT_REQUESTS else self._request_wq
+        workqueue.queue_work(lambda: reply(self.requests.answer(what, details)))
 
     def reset(self) -> None:
         """Reset all engines: what they had begun is lost (kernel: ``xe_gt_reset``)."""
         self.ct.send((abi.RESET,))
 
+    def declare_wedged(self) -> None:
+        """Nothing will run any more, and nobody shall wait for it
+        (kernel: ``xe_guc_submit_wedge``)."""
+        # First the engines: a fence promises that its work writes no more.
+        self.ct.disable()
+        with self._lock:
+            queues = list(self._queues.values())
+        for queue in queues:
+            self._ban(queue, errno.ETIME)
+
     def shutdown(self) -> None:
         """The device ends."""
         self.ct.disable()
         self._request_wq.destroy()
+        self._client_wq.destroy()
 
     def _emit(self, event: str, queue: XeExecQueue, seqno: int, **fields: object) -> None:
         self._xe.trace.emit(

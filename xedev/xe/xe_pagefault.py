@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import errno
+import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from uapi import xe_drm
+from xedev.drm.ttm import MemType
 from xedev.gpu.abi import Ask, Range, RangeKind
 from xedev.gpu.ports import Access
 from xedev.kernel.errors import KernelError
-from xedev.xe.xe_bo import WILLNEED, XeBo, xe_bo_resvs, xe_bo_validate
+from xedev.xe.xe_bo import WILLNEED, XeBo, xe_bo_migrate, xe_bo_resvs, xe_bo_validate
 from xedev.xe.xe_svm import xe_svm_handle_pagefault
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ("XeGpuRequests",)
 
 MAX_FAULTS_SAVED_PER_VM = 50
+SETTLE_TIME = 0.005
+"""Seconds without a message to the GPU after which none is on its way."""
 READ_ONLY = xe_drm.DRM_XE_VM_BIND_FLAG_READONLY
 SCRATCH_PAGE = xe_drm.DRM_XE_VM_CREATE_FLAG_SCRATCH_PAGE
 
@@ -41,7 +46,9 @@ class XeGpuRequests:
             Ask.READ: self._read,
             Ask.WRITE: self._write,
             Ask.SWAP: self._swap,
+            Ask.SETTLE: self._settle,
         }
+        self._swap_locks = [threading.Lock() for _ in range(16)]
 
     def answer(self, what: int, details: tuple[Any, ...]) -> object:
         """The answer, None or False for what cannot be had; see `Ask`."""
@@ -85,25 +92,12 @@ class XeGpuRequests:
         vm.lock.down_write()
         try:
             xe_pagefault_service(vm, address, Access(access))
+        except KernelError as error:
+            _save_fault(vm, address, access, error.errno or 0)
+            raise
         finally:
             vm.lock.up_write()
         return True
-
-    def note_fault(self, vm: XeVm, address: int, access: int) -> None:
-        """Keep it for VM_GET_PROPERTY, the first fifty of a VM
-        (kernel: ``xe_vm_add_fault_entry_pf``)."""
-        if not vm.is_faulting:
-            return
-        fault = xe_drm.xe_vm_fault(
-            address=address & ~0xFFF,
-            address_precision=0x1000,
-            access_type=access,
-            fault_type=xe_drm.FAULT_TYPE_NOT_PRESENT,
-            fault_level=xe_drm.FAULT_LEVEL_PTE,
-        )
-        with vm.resv:
-            if len(vm.faults) < MAX_FAULTS_SAVED_PER_VM:
-                vm.faults.append(fault)
 
     # ---- memory of clients ----
 
@@ -115,12 +109,20 @@ class XeGpuRequests:
         return True
 
     def _swap(self, key: int, address: int, old: bytes, new: bytes) -> bytes:
-        """Not atomic against the client's own threads."""
+        """Atomic between engines, not against the client's own threads."""
         client = self._client(key)
-        found = client.read(address, len(old))
-        if found == old:
-            client.write(address, new)
+        with self._swap_locks[hash(client) % len(self._swap_locks)]:
+            found = client.read(address, len(old))
+            if found == old:
+                client.write(address, new)
         return found
+
+    def _settle(self) -> None:
+        """Messages that a thread of ours, or a client that was just woken, is about to cause."""
+        sent = -1
+        while sent != self._guc.ct.messages_sent:
+            sent = self._guc.ct.messages_sent
+            time.sleep(SETTLE_TIME)
 
     def _client(self, key: int) -> UserMemory:
         client = self.clients.get(key)
@@ -142,19 +144,34 @@ def xe_pagefault_service(vm: XeVm, address: int, access: Access) -> None:
     vma = vmas[0]
     if access is not Access.READ and vma.flags & READ_ONLY:
         raise KernelError(errno.EPERM, f"{address:#x} is mapped read-only")
+    needs_vram = access is Access.ATOMIC and xe_vma_need_vram_for_atomic(vm, vma)
     if vma.is_mirror:
         xe_svm_handle_pagefault(vm, vma, address, access)
         return
     if vma.bo is not None:
-        _handle_bo(vm, vma, vma.bo)
+        _handle_bo(vm, vma, vma.bo, needs_vram)
         return
     if vma.mm is not None:
+        if needs_vram:
+            raise KernelError(errno.EACCES, "atomics of this device need VRAM")
         write = not vma.flags & READ_ONLY
         vma.mm.probe(vma.offset, vma.end - vma.start, write=write)
     _bind(vm, vma)
 
 
-def _handle_bo(vm: XeVm, vma: XeVma, bo: XeBo) -> None:
+def xe_vma_need_vram_for_atomic(vm: XeVm, vma: XeVma) -> bool:
+    """Whether an atomic access has to bring the memory to the card; ``EACCES`` when atomics there
+    are the CPU's (kernel: ``xe_vma_need_vram_for_atomic``)."""
+    platform = vm.xe.platform
+    if not platform.is_dgfx:
+        return False
+    advice = vma.attr.atomic_access if vma.bo is None else vma.bo.atomic_access
+    if advice == xe_drm.DRM_XE_ATOMIC_CPU:
+        raise KernelError(errno.EACCES, "atomics are advised to be the CPU's")
+    return advice != xe_drm.DRM_XE_ATOMIC_DEVICE or not platform.has_device_atomics_on_smem
+
+
+def _handle_bo(vm: XeVm, vma: XeVma, bo: XeBo, needs_vram: bool) -> None:
     resvs = [vm.resv, *xe_bo_resvs([bo] if bo.vm is None else [])]
     for resv in resvs:
         resv.lock()
@@ -164,11 +181,43 @@ def _handle_bo(vm: XeVm, vma: XeVma, bo: XeBo) -> None:
                 raise KernelError(errno.EACCES, f"bo {bo.id} is {bo.purgeable.state.name}")
             vm.pt.update([Range(vma.start, vma.end, RangeKind.NULL)])
             return
-        xe_bo_validate(bo, vm, vm.allows_resident_eviction())
+        if needs_vram:
+            xe_bo_migrate(bo, MemType.VRAM0)
+        else:
+            xe_bo_validate(bo, vm, vm.allows_resident_eviction())
         _bind(vm, vma)
     finally:
         for resv in resvs:
             resv.unlock()
+
+
+def _save_fault(vm: XeVm, address: int, access: int, error: int) -> None:
+    """Keep it for VM_GET_PROPERTY, the first fifty of a VM
+    (kernel: ``xe_vm_add_fault_entry_pf``)."""
+    is_forbidden = error == errno.EPERM
+    fault = xe_drm.xe_vm_fault(
+        address=_canonical(vm, address & ~0xFFF),
+        address_precision=0x1000,
+        access_type=access,
+        fault_type=_FORBIDDEN[Access(access)] if is_forbidden else xe_drm.FAULT_TYPE_NOT_PRESENT,
+        fault_level=xe_drm.FAULT_LEVEL_PTE,
+    )
+    with vm.resv:
+        if len(vm.faults) < MAX_FAULTS_SAVED_PER_VM:
+            vm.faults.append(fault)
+
+
+def _canonical(vm: XeVm, address: int) -> int:
+    """With the highest bit repeated above (kernel: ``xe_device_canonicalize_addr``)."""
+    top = 1 << vm.xe.platform.va_bits - 1
+    return address | -top & (1 << 64) - 1 if address & top else address
+
+
+_FORBIDDEN = {
+    Access.READ: xe_drm.FAULT_TYPE_NOT_PRESENT,
+    Access.WRITE: xe_drm.FAULT_TYPE_WRITE_ACCESS,
+    Access.ATOMIC: xe_drm.FAULT_TYPE_ATOMIC_ACCESS,
+}
 
 
 def _bind(vm: XeVm, vma: XeVma) -> None:

@@ -7,7 +7,8 @@ has those of a VM from its first job on; before, nobody looks at them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from uapi import xe_drm
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from xedev.xe.xe_device import XeDevice
     from xedev.xe.xe_vm import XeVm, XeVma
 
-__all__ = ("XePt",)
+__all__ = ("PtUpdate", "XePt")
 
 READ_ONLY = xe_drm.DRM_XE_VM_BIND_FLAG_READONLY
 SCRATCH_PAGE = xe_drm.DRM_XE_VM_CREATE_FLAG_SCRATCH_PAGE
@@ -30,7 +31,7 @@ _keys = itertools.count(1)
 class XePt:
     """The page tables of one VM (kernel: ``struct xe_pt`` of a root)."""
 
-    __slots__ = ("_clients", "_generation", "_xe", "is_faulting", "serial")
+    __slots__ = ("_clients", "_generation", "_lock", "_pending", "_xe", "is_faulting", "serial")
 
     def __init__(self, xe: XeDevice, serial: int, is_faulting: bool) -> None:
         self._xe = xe
@@ -39,11 +40,21 @@ class XePt:
         self.is_faulting = is_faulting
         self._generation = 0
         self._clients: dict[UserMemory, int] = {}
+        self._lock = threading.Lock()
+        """Guards the two that follow, for who has no lock of the VM."""
+        self._pending: dict[PtUpdate, None] = {}
+        """What binds will change that have to wait, in their order."""
+
+    @property
+    def generation(self) -> int:
+        """Of the GPU's process that has them; 0 for none that lives."""
+        generation = self._generation
+        return generation if generation == self._xe.guc.ct.generation else 0
 
     @property
     def is_live(self) -> bool:
         """Whether the GPU has them."""
-        return bool(self._generation) and self._generation == self._xe.guc.ct.generation
+        return self.generation != 0
 
     def attach(self, vm: XeVm) -> None:
         """Give them to the GPU; needs ``vm->lock`` for writing."""
@@ -51,18 +62,37 @@ class XePt:
         ct.enable()
         if self.is_live:
             return
-        self._forget_clients()
-        self._generation = ct.generation
+        generation = ct.generation
         scratch = bool(vm.flags & SCRATCH_PAGE)
-        ct.send((abi.VM, self.serial, self._xe.platform.va_bits, scratch, self.is_faulting))
-        self.update([self.entry(vma) for vma in vm.gpuvm if vma.tile_present or self.is_faulting])
+        bits = self._xe.platform.va_bits
+        ct.send((abi.VM, self.serial, bits, scratch, self.is_faulting), generation)
+        with self._lock:
+            # Only now: evictions, which take no lock of the VM, are told to those that are live.
+            self._generation = generation
+            self.update([self.entry(vma) for vma in vm.gpuvm])
+            for pending in reversed(self._pending):
+                self.update(pending.undo)
+
+    def defer(self, update: PtUpdate) -> None:
+        """A bind has to wait: until then its changes are not there."""
+        with self._lock:
+            self._pending[update] = None
+
+    def apply(self, update: PtUpdate, done: Callable[[], None]) -> None:
+        """The bind's turn has come; ``done`` is called when the GPU uses it."""
+        with self._lock:
+            self._pending.pop(update, None)
+            is_sent = self._send(update.ranges, done)
+        if not is_sent:
+            done()
 
     def detach(self) -> None:
         """The VM ends."""
-        if self.is_live:
-            self._xe.guc.ct.send((abi.VM_END, self.serial))
-            self._xe.guc.ct.send((abi.FORGET, (), tuple(self._clients.values())))
-        self._generation = 0
+        generation, self._generation = self.generation, 0
+        if generation:
+            ct = self._xe.guc.ct
+            ct.send((abi.VM_END, self.serial), generation)
+            ct.send((abi.FORGET, (), tuple(self._clients.values())), generation)
         self._forget_clients()
 
     def clear(self) -> None:
@@ -71,16 +101,19 @@ class XePt:
 
     def update(self, ranges: Iterable[Range], done: Callable[[], None] | None = None) -> None:
         """Have the GPU use these entries; ``done`` is called when it does."""
-        if not self.is_live:
-            if done is not None:
-                done()
-            return
+        if not self._send(ranges, done) and done is not None:
+            done()
+
+    def _send(self, ranges: Iterable[Range], done: Callable[[], None] | None) -> bool:
+        """The same; False when the GPU does not have them, and ``done`` is not called."""
+        generation = self.generation
+        if not generation:
+            return False
         ct = self._xe.guc.ct
         message = (abi.MAP, self.serial, tuple(tuple(map(int, entry)) for entry in ranges))
         if done is None:
-            ct.send((*message, 0))
-        else:
-            ct.send_with_token(message, done)
+            return ct.send((*message, 0), generation)
+        return ct.send_with_token(message, done, generation)
 
     def unmap_bo(self, vm_bo: DrmGpuvmBo) -> None:
         """The pages of a BO move: have faults of its VMAs look for them
@@ -91,13 +124,6 @@ class XePt:
         for vma in vmas:
             vma.tile_present = False  # type: ignore[attr-defined]
         self.update([Range(vma.start, vma.end, RangeKind.UNBOUND) for vma in vmas])
-
-    def changes(self, journal: Iterable[tuple[bool, XeVma]]) -> list[Range]:
-        """The entries for VMAs that were made (True) and removed, in this order."""
-        return [
-            self.entry(vma) if made else Range(vma.start, vma.end, RangeKind.NONE)
-            for made, vma in journal
-        ]
 
     def entry(self, vma: XeVma) -> Range:
         """What the GPU shall see of a VMA.  A faulting VM is bound where somebody asked for it, by
@@ -113,7 +139,31 @@ class XePt:
         elif vma.mm is not None:
             kind, key, offset = RangeKind.CLIENT, self.client(vma.mm), vma.offset
         read_only = bool(vma.flags & READ_ONLY)
-        return Range(vma.start, vma.end, kind, key, offset, read_only, vma.attr.pat_index)
+        pat_index, atomic = vma.attr.pat_index, self._allows_atomics(vma)
+        return Range(vma.start, vma.end, kind, key, offset, read_only, pat_index, atomic)
+
+    def _allows_atomics(self, vma: XeVma) -> bool:
+        """Kernel: ``xe_atomic_for_vram``, ``xe_atomic_for_system``.  Of what may be in VRAM but is
+        not, an atomic makes a fault, which brings it there."""
+        advice, bo = vma.attr.atomic_access, vma.bo
+        if advice == xe_drm.DRM_XE_ATOMIC_CPU:
+            return False
+        if bo is None or (bo.mem_type is not None and bo.mem_type.is_vram):
+            return True
+        if not self._xe.platform.has_device_atomics_on_smem:
+            return False
+        if advice == xe_drm.DRM_XE_ATOMIC_DEVICE or not self._xe.platform.is_dgfx:
+            return True
+        return not self.is_faulting or len(bo.places) == 1
+
+    def invalidate(self, vmas: Iterable[XeVma]) -> None:
+        """The advice on VMAs changed: have faults look at it, or change the entries
+        (kernel: ``xe_vm_invalidate_madvise_range``)."""
+        if not self.is_live:
+            return
+        for vma in vmas:
+            vma.tile_present = vma.tile_present and not self.is_faulting
+        self.update([self.entry(vma) for vma in vmas])
 
     def client(self, mm: UserMemory) -> int:
         """The GPU's key for the memory of a process."""
@@ -127,3 +177,45 @@ class XePt:
         clients, self._clients = self._clients, {}
         for key in clients.values():
             self._xe.guc.requests.clients.pop(key, None)
+
+
+class PtUpdate:
+    """Entries that one bind changes, and what was there before.
+
+    Made before the old VMAs let go of their BOs.  While the bind waits it holds these BOs: what
+    runs may still use them (kernel: ``xe_vma_destroy_late``).
+    """
+
+    __slots__ = ("_old_bos", "_pt", "ranges", "undo")
+
+    def __init__(self, pt: XePt, journal: Sequence[tuple[bool, XeVma]]) -> None:
+        """``journal``: VMAs that were made (True) and removed, in this order."""
+        self._pt = pt
+        self._old_bos = [vma.bo for made, vma in journal if not made and vma.bo is not None]
+        entries = [(made, pt.entry(vma)) for made, vma in journal]
+        self.ranges = [entry if made else _nothing(entry) for made, entry in entries]
+        self.undo = [_nothing(entry) if made else entry for made, entry in reversed(entries)]
+
+    def defer(self) -> None:
+        """It has to wait."""
+        for bo in self._old_bos:
+            bo.get()
+        self._pt.defer(self)
+
+    def apply_now(self) -> None:
+        """Nobody waits for it."""
+        self._pt.update(self.ranges)
+
+    def apply(self, done: Callable[[], None]) -> None:
+        """After `defer`: its turn has come; ``done`` is called when the GPU uses it."""
+
+        def applied() -> None:
+            for bo in self._old_bos:
+                bo.put()
+            done()
+
+        self._pt.apply(self, applied)
+
+
+def _nothing(entry: Range) -> Range:
+    return Range(entry.start, entry.end, RangeKind.NONE)

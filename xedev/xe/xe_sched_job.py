@@ -46,5 +46,9 @@ class XeSchedJob(DrmSchedJob):
 
     def end(self, error: int = 0) -> None:
         """It is done, or failed with ``error``; only who took it off its queue may call."""
+        trace = self.queue.vm.xe.trace
+        if trace.enabled:
+            fence = self.fence
+            trace.emit("job_done", context=fence.context, seqno=fence.seqno, error=error)
         self.fence.signal(error)
         self.queue.put()

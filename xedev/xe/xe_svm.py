@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sortedcontainers import SortedDict
 
+from uapi import xe_drm
 from xedev.gpu.abi import Range, RangeKind
 from xedev.gpu.ports import Access
 from xedev.kernel.errors import KernelError
@@ -37,7 +38,7 @@ class XeSvm:
 
     def add(self, start: int, end: int) -> None:
         """The GPU has mapped ``[start, end)``."""
-        self._ranges[start] = end
+        self._ranges[start] = max(end, self._ranges.get(start, 0))
 
     def has_mapping(self, mm: UserMemory | None, start: int, end: int) -> bool:
         """Whether the GPU has mapped anything there that the process still has
@@ -45,17 +46,10 @@ class XeSvm:
         first = start - RANGE_SIZES[0]
         for at in list(self._ranges.irange(first, end, inclusive=(True, False))):
             if self._ranges[at] > start:
-                if mm is not None and _is_mapped(mm, at, self._ranges[at], write=False):
+                if mm is not None and _is_mapped(mm, at, self._ranges[at] - at, write=False):
                     return True
                 del self._ranges[at]
         return False
-
-    def forget(self, start: int, end: int) -> None:
-        """The mirror of ``[start, end)`` is gone (kernel: ``xe_svm_unmap_address_range``)."""
-        first = start - RANGE_SIZES[0]
-        for at in list(self._ranges.irange(first, end, inclusive=(True, False))):
-            if self._ranges[at] > start:
-                del self._ranges[at]
 
 
 def xe_svm_handle_pagefault(vm: XeVm, vma: XeVma, address: int, access: Access) -> None:
@@ -64,26 +58,28 @@ def xe_svm_handle_pagefault(vm: XeVm, vma: XeVma, address: int, access: Access) 
     mm = vm.mm
     if mm is None:
         raise KernelError(errno.EFAULT, "the memory of the VM's process is out of reach")
+    if not _is_mapped(mm, address & -RANGE_SIZES[-1], RANGE_SIZES[-1], write=False):
+        raise KernelError(errno.EFAULT, f"the process has nothing at {address:#x}")
     for size in RANGE_SIZES:
         start = address & -size
         end = start + size
         if start < vma.start or end > vma.end:
             continue
-        writable = _is_mapped(mm, start, end, write=True)
-        if writable or _is_mapped(mm, start, end, write=False):
+        writable = _is_mapped(mm, start, size, write=True)
+        if writable or (access is Access.READ and _is_mapped(mm, start, size, write=False)):
             break
     else:
-        raise KernelError(errno.EFAULT, f"the process has nothing at {address:#x}")
-    if access is not Access.READ and not writable:
         raise KernelError(errno.EPERM, f"the process may not write at {address:#x}")
     vm.svm.add(start, end)
     key = vm.pt.client(mm)
-    vm.pt.update([Range(start, end, RangeKind.CLIENT, key, start, not writable)])
+    pat_index = vma.attr.pat_index
+    atomic = vma.attr.atomic_access != xe_drm.DRM_XE_ATOMIC_CPU
+    vm.pt.update([Range(start, end, RangeKind.CLIENT, key, start, not writable, pat_index, atomic)])
 
 
-def _is_mapped(mm: UserMemory, start: int, end: int, *, write: bool) -> bool:
+def _is_mapped(mm: UserMemory, start: int, size: int, *, write: bool) -> bool:
     try:
-        mm.probe(start, end - start, write=write)
+        mm.probe(start, size, write=write)
     except KernelError:
         return False
     return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,11 +26,10 @@ if TYPE_CHECKING:
     from xedev.drm.drm_file import DrmFile
     from xedev.kernel.wait import WaitQueue
     from xedev.xe.xe_device import XeDevice
-    from xedev.xe.xe_vm import XeVm, XeVma
+    from xedev.xe.xe_pt import PtUpdate
 
 __all__ = (
     "BindQueue",
-    "PtUpdate",
     "UserFence",
     "XeSyncs",
     "xe_sync_entries_parse",
@@ -241,27 +240,6 @@ class _Bind(DrmSchedJob):
         self._user_fence.signal(self._memory, self._xe.ufence_wq)
 
 
-class PtUpdate:
-    """Entries of page tables that a bind changes."""
-
-    __slots__ = ("_journal", "_pt", "_ranges")
-
-    def __init__(self, vm: XeVm, journal: list[tuple[bool, XeVma]]) -> None:
-        self._pt = vm.pt
-        self._journal = journal
-        self._ranges = vm.pt.changes(journal)
-
-    def apply(self, done: Callable[[], None] | None) -> None:
-        """Have the GPU use them; ``done`` is called when it does."""
-        self._pt.update(self._ranges, done)
-
-    def defer(self) -> None:
-        """It has to wait: until then the new mappings are not there."""
-        for made, vma in self._journal:
-            if made:
-                vma.tile_present = False
-
-
 class BindQueue:
     """Binds of one queue take effect in the order in which they were asked for (kernel: the VM's
     own queue ``vm->q``, or one that a client made).
@@ -277,6 +255,11 @@ class BindQueue:
         self._seqno = 0
         self._entity = DrmSchedEntity()
         self._last: DmaFence | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether all binds have taken effect (kernel: ``xe_exec_queue_is_idle``)."""
+        return self._last is None or self._last.is_signaled()
 
     def submit(
         self,
@@ -294,20 +277,20 @@ class BindQueue:
         """
         pending = [fence for fence in (*syncs.waits, *waits) if not fence.is_signaled()]
         user_fence = syncs.user_fence
-        is_idle = not pending and (self._last is None or self._last.is_signaled())
-        if is_idle and update is None:
+        is_now = not pending and self.is_idle
+        if is_now and update is None:
             if syncs.has_signals:
                 syncs.signal(signalled_fence())
             if user_fence is not None:
                 user_fence.signal(caller.memory, xe.ufence_wq)
             return None
-        if is_idle and not syncs.has_signals and user_fence is None:
+        if is_now and not syncs.has_signals and user_fence is None:
             assert update is not None
-            update.apply(None)
+            update.apply_now()
             return None
         if self._last is not None and not self._last.is_signaled():
             pending.append(self._last)
-        if update is not None and pending:
+        if update is not None:
             update.defer()
         memory = caller.mm() if user_fence is not None else None
         bind = _Bind(xe, self._next_fence(), user_fence, memory, update)

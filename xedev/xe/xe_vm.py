@@ -6,7 +6,6 @@ import ctypes
 import errno
 import itertools
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,9 @@ from xedev.drm.drm_gem import drm_gem_object_lookup
 from xedev.drm.drm_gpuvm import DrmGpuva, DrmGpuvm, Unmap
 from xedev.drm.ttm import MemType
 from xedev.kernel.caller import Caller
+from xedev.kernel.deferred import Deferred
 from xedev.kernel.dma_fence import DmaFence
-from xedev.kernel.dma_resv import ResvFences
+from xedev.kernel.dma_resv import ResvFences, dma_resv_wait
 from xedev.kernel.errors import KernelError
 from xedev.kernel.idr import Idr
 from xedev.kernel.locking import LockLevel, Mutex, RwSem, lockdep_assert_held
@@ -34,9 +34,9 @@ from xedev.xe.xe_bo import (
 )
 from xedev.xe.xe_exec_queue import XeExecQueue, xe_exec_queue_lookup
 from xedev.xe.xe_pat import CohMode
-from xedev.xe.xe_pt import XePt
+from xedev.xe.xe_pt import PtUpdate, XePt
 from xedev.xe.xe_svm import XeSvm
-from xedev.xe.xe_sync import BindQueue, PtUpdate, UserFence, XeSyncs, xe_sync_entries_parse
+from xedev.xe.xe_sync import BindQueue, UserFence, XeSyncs, xe_sync_entries_parse
 
 if TYPE_CHECKING:
     from xedev.drm.drm_file import DrmFile
@@ -191,7 +191,7 @@ class XeVma(DrmGpuva):
         self.mm: UserMemory | None = None
         """Of a userptr: the memory of who bound it."""
         self.tile_present = True
-        """Whether the page tables have it, or would, if the GPU looked at them."""
+        """Of a faulting VM: whether it is in the page tables, or only faults are."""
         self.ufence: UserFence | None = None
         """Of the bind that made or prefetched it, unless that was done at once."""
 
@@ -305,6 +305,10 @@ class XeVm(Refcounted):
         overcommit = not self.flags & xe_drm.DRM_XE_VM_CREATE_FLAG_NO_VM_OVERCOMMIT
         return self.mode is VmMode.FAULT and overcommit
 
+    def bookkeep_fences(self) -> tuple[ResvFences, ...]:
+        """Of its binds and jobs (kernel: its reservation's, of all usages)."""
+        return self.kernel_fences, self.bind_fences, self.gpuvm.job_fences
+
     def free(self) -> None:
         """The last reference went."""
         self.pt.detach()
@@ -371,7 +375,7 @@ def xe_vm_create_ioctl(
 
 def xe_vm_destroy_ioctl(
     xe: XeDevice, args: xe_drm.drm_xe_vm_destroy, file: DrmFile, caller: Caller
-) -> None:
+) -> int | Deferred[int]:
     """``VM_DESTROY``: ``EINVAL`` malformed, ``ENOENT`` unknown, ``EBUSY`` queues of a VM whose
     work has to be preempted."""
     if args.pad or any(args.reserved):
@@ -387,11 +391,14 @@ def xe_vm_destroy_ioctl(
     vm.lock.down_write()
     vm.gpuvm.size = 0
     vm.lock.up_write()
+
+    def finish() -> int:
+        xe_vm_close_and_put(vm)
+        return 0
+
     # Nobody adds to them any more; what runs is done, or too late, in a few seconds.  The kernel
-    # does not let itself be interrupted here.
-    with suppress(KernelError):
-        vm.gpuvm.job_fences.wait(caller)
-    xe_vm_close_and_put(vm)
+    # waits for binds too.
+    return dma_resv_wait([vm.gpuvm.job_fences], finish)
 
 
 def xe_vm_close_and_put(vm: XeVm) -> None:
@@ -577,8 +584,8 @@ def _vm_bind_ioctl_execute(
     caller: Caller,
 ) -> None:
     """Change the map, then tell the syncs, or have them told."""
-    job = _vm_bind_ioctl_ops_execute(xe, vm, ops, caller, syncs) if ops else None
-    update = job.pt_update() if job is not None else None
+    job = _vm_bind_ioctl_ops_execute(xe, vm, ops, caller, syncs, binds) if ops else None
+    update = job.update if job is not None else None
     if syncs is _NO_SYNCS and update is None:
         return  # it comes after what is pending, but there is nobody to tell
     if syncs.waits and (job is None or job.is_empty):
@@ -780,7 +787,7 @@ class XeVmaJob:
 
     __slots__ = (
         *("_journal", "caller", "has_remnants", "inject_error", "late", "op_count", "prefetched"),
-        *("vm", "xe"),
+        *("update", "vm", "xe"),
     )
 
     def __init__(self, xe: XeDevice, vm: XeVm, ops: list[BindOp], caller: Caller) -> None:
@@ -794,6 +801,7 @@ class XeVmaJob:
         """Whether something of an old mapping is left: then no job may see it in between, and
         the bind waits for all that run (kernel: ``wait_vm_bookkeep``)."""
         self.prefetched: Sequence[XeVma] = ()
+        self.update: PtUpdate | None = None
         self.late: list[_LateStep] = []
         """What is done after all ops changed the map: gates, placement, prefetch.  Functions
         with their arguments, not closures: these would hold the job, and the job them."""
@@ -884,12 +892,12 @@ class XeVmaJob:
         made = [vma for inserted, vma in self._journal if inserted and not vma.is_mirror]
         return [*made, *self.prefetched]
 
-    def pt_update(self) -> PtUpdate | None:
-        """What the GPU has to be told; None while it does not know the VM."""
-        if not self.vm.pt.is_live:
-            return None
-        fetched = [(True, vma) for vma in self.prefetched if not vma.is_mirror]
-        return PtUpdate(self.vm, [*self._journal, *fetched])
+    def stage_update(self, binds: BindQueue, syncs: XeSyncs) -> None:
+        """Note what the GPU has to be told: at once if it knows the VM, or when the bind has
+        waited, as it may know it then."""
+        if self.vm.pt.is_live or syncs.waits or not binds.is_idle or self.dependencies():
+            fetched = [(True, vma) for vma in self.prefetched if not vma.is_mirror]
+            self.update = PtUpdate(self.vm.pt, [*self._journal, *fetched])
 
     def dependencies(self) -> list[DmaFence]:
         """What it waits for besides its in-fences (kernel: ``xe_pt_vm_dependencies``)."""
@@ -924,7 +932,12 @@ class XeVmaJob:
 
 
 def _vm_bind_ioctl_ops_execute(
-    xe: XeDevice, vm: XeVm, ops: list[BindOp], caller: Caller, syncs: XeSyncs
+    xe: XeDevice,
+    vm: XeVm,
+    ops: list[BindOp],
+    caller: Caller,
+    syncs: XeSyncs,
+    binds: BindQueue,
 ) -> XeVmaJob:
     """Change the map op by op, then prepare the BOs, then let go of the old VMAs."""
     resvs = _resvs_of(vm, ops)
@@ -941,6 +954,7 @@ def _vm_bind_ioctl_ops_execute(
             job.run_late()
             if syncs.waits:
                 _check_batch_size(xe, ops, syncs)
+            job.stage_update(binds, syncs)
         except BaseException:
             dropped = job.unwind()
             raise

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from uapi import xe_drm
 from xedev.drm.drm_file import DrmFile
 from xedev.kernel.caller import Caller
+from xedev.kernel.deferred import Deferred
+from xedev.kernel.dma_resv import dma_resv_wait
 from xedev.kernel.errors import KernelError
 from xedev.kernel.locking import Mutex
 from xedev.xe.xe_bo import DONTNEED, WILLNEED, XeBo, xe_bo_resvs
@@ -41,7 +43,9 @@ _STATES = {
 }
 
 
-def xe_vm_madvise_ioctl(xe: XeDevice, args: Args, file: DrmFile, caller: Caller) -> None:
+def xe_vm_madvise_ioctl(
+    xe: XeDevice, args: Args, file: DrmFile, caller: Caller
+) -> int | Deferred[int]:
     """``MADVISE``: advice on all VMAs of a range of GPU addresses.
 
     ``EINVAL`` malformed or unknown VM, ``EFAULT`` ``retained_ptr``, ``ENOENT`` closed VM or no
@@ -62,8 +66,14 @@ def xe_vm_madvise_ioctl(xe: XeDevice, args: Args, file: DrmFile, caller: Caller)
         purged = _madvise(xe, vm, args, kind, caller)
     finally:
         vm.lock.up_write()
-    if retained_ptr:
-        caller.memory.write_u32(retained_ptr, 0 if purged else 1)
+
+    def finish() -> int:
+        if retained_ptr:
+            caller.memory.write_u32(retained_ptr, 0 if purged else 1)
+        return 0
+
+    # xe_vm_invalidate_madvise_range does so for any advice, under vm->lock.
+    return dma_resv_wait(vm.bookkeep_fences(), finish)
 
 
 def _madvise(xe: XeDevice, vm: XeVm, args: Args, kind: int, caller: Caller) -> bool:
@@ -86,7 +96,10 @@ def _madvise(xe: XeDevice, vm: XeVm, args: Args, kind: int, caller: Caller) -> b
     try:
         if kind == PAT:
             _check_pat_imported(xe, vmas, args.pat_index.val)
-        return _MADVISE_FUNCS[kind](xe, vmas, args)
+        has_purged = _MADVISE_FUNCS[kind](xe, vmas, args)
+        if kind != PURGEABLE_STATE:
+            vm.pt.invalidate(vmas)
+        return has_purged
     finally:
         for resv in resvs:
             resv.unlock()

@@ -1,13 +1,23 @@
 """Battlemage G21: Arc B580, discrete.
 
-Values: public logs and xpumanager's documentation, kernel xe_pci.c; firmware and fuse masks are
-examples, since no dump of a real card was at hand.
+Values: public logs and xpumanager's documentation, kernel xe_pci.c; firmware, fuse masks, subsystem
+and the lower frequencies are examples, since no dump of a real card was at hand.
 """
 
 from __future__ import annotations
 
 from uapi import xe_drm
-from xedev.xe.platforms.description import MIB, Engine, Gt, OaUnit, Platform, UcFirmware
+from xedev.xe.platforms.description import (
+    MIB,
+    CacheLevels,
+    Engine,
+    Frequencies,
+    Gt,
+    OaUnit,
+    Pci,
+    Platform,
+    UcFirmware,
+)
 from xedev.xe.xe_pat import XE2_PAT_TABLE
 
 __all__ = ("BMG",)
@@ -25,6 +35,12 @@ BMG = Platform(
     name="Intel Arc B580 Graphics (Battlemage G21)",
     codename="BATTLEMAGE",
     pci_slot="0000:03:00.0",
+    pci=Pci(
+        bridges=("0000:00:01.0", "0000:01:00.0", "0000:02:01.0"),
+        subsystem=(0x8086, 0x1100),
+        class_code=0x030000,
+        link=("16.0 GT/s PCIe", 8),
+    ),
     device_id=0xE20B,
     revision=0,
     is_dgfx=True,
@@ -44,6 +60,7 @@ BMG = Platform(
             dss_compute=0xFFFFF,
             l3_bank=0xF_FFFF_FFFF,
             eu_per_dss=0xFF,
+            frequencies=Frequencies(400, 1600, 2850),
         ),
         Gt(
             gt_id=1,
@@ -55,11 +72,13 @@ BMG = Platform(
             dss_compute=0,
             l3_bank=0,
             eu_per_dss=0,
+            frequencies=Frequencies(400, 1600, 2850),
         ),
     ),
     reference_clock=19_200_000,
     vram_size=12216 * MIB,
     pat=XE2_PAT_TABLE[:28],  # Wa_16023588340: no CLOS3
+    cache_levels=CacheLevels(none=3, wt=15, wb=2, none_compression=12),
     has_flat_ccs=True,
     has_usm=True,
     needs_scratch=True,

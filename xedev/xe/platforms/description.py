@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from xedev.xe.xe_pat import PatEntry
 
-__all__ = ("Engine", "Gt", "OaUnit", "Platform", "UcFirmware")
+__all__ = ("CacheLevels", "Engine", "Frequencies", "Gt", "OaUnit", "Pci", "Platform", "UcFirmware")
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -18,6 +18,38 @@ class Engine:
 
     engine_class: int
     instance: int
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLevels:
+    """PAT indices that the driver itself uses (kernel: ``xe->pat.idx``)."""
+
+    none: int
+    wt: int
+    wb: int
+    none_compression: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Frequencies:
+    """What a GT can run at, in MHz: least, most efficient, most."""
+
+    rpn: int
+    rpe: int
+    rp0: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pci:
+    """The device's place on its bus, apart from its own slot."""
+
+    bridges: tuple[str, ...]
+    """Slots of the bridges that lead to the first card, from the root on."""
+    subsystem: tuple[int, int]
+    """Vendor and device."""
+    class_code: int
+    link: tuple[str, int] | None
+    """Speed and width of the PCI Express link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +69,7 @@ class Gt:
     """Mask of L3 banks."""
     eu_per_dss: int
     """Mask of execution units, by their number of lanes that `Platform.simd16_eus` tells."""
+    frequencies: Frequencies
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +102,7 @@ class Platform:
     codename: str
     """Name in debugfs ``info``."""
     pci_slot: str
+    pci: Pci
     device_id: int
     revision: int
     is_dgfx: bool
@@ -84,6 +118,7 @@ class Platform:
     vram_size: int
     """Usable bytes, 0 without VRAM."""
     pat: tuple[PatEntry, ...]
+    cache_levels: CacheLevels
     has_flat_ccs: bool
     has_usm: bool
     """Whether VMs may take page faults."""

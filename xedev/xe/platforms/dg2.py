@@ -7,13 +7,23 @@ xe_eu_stall.h), the four PAT entries (xe_pat.c), workaround 22014953428 of G10 a
 out of four as long as nobody changes ``ccs_mode``.
 
 From public logs of i915: usable VRAM.  Examples, since no dump of a card was at hand: revision,
-which media engines and fuses there are, clock, firmware, the table of the GuC.
+subsystem, frequencies, which media engines and fuses there are, clock, firmware, the table of the
+GuC.
 """
 
 from __future__ import annotations
 
 from uapi import xe_drm
-from xedev.xe.platforms.description import Engine, Gt, OaUnit, Platform, UcFirmware
+from xedev.xe.platforms.description import (
+    CacheLevels,
+    Engine,
+    Frequencies,
+    Gt,
+    OaUnit,
+    Pci,
+    Platform,
+    UcFirmware,
+)
 from xedev.xe.xe_pat import XELP_PAT_TABLE
 
 __all__ = ("DG2",)
@@ -31,6 +41,12 @@ DG2 = Platform(
     name="Intel Arc A770 Graphics (Alchemist, DG2-G10)",
     codename="DG2",
     pci_slot="0000:03:00.0",
+    pci=Pci(
+        bridges=("0000:00:01.0", "0000:01:00.0", "0000:02:01.0"),
+        subsystem=(0x8086, 0x1020),
+        class_code=0x030000,
+        link=("16.0 GT/s PCIe", 16),
+    ),
     device_id=0x56A0,
     revision=8,
     is_dgfx=True,
@@ -50,11 +66,13 @@ DG2 = Platform(
             dss_compute=0xFFFF_FFFF,
             l3_bank=0xFFFF_FFFF,
             eu_per_dss=0xFFFF,
+            frequencies=Frequencies(300, 1000, 2400),
         ),
     ),
     reference_clock=19_200_000,
     vram_size=0x3_FA00_0000,
     pat=XELP_PAT_TABLE,
+    cache_levels=CacheLevels(none=3, wt=2, wb=0, none_compression=None),
     has_flat_ccs=True,
     has_usm=False,
     needs_scratch=False,

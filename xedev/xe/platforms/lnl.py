@@ -1,12 +1,22 @@
 """Lunar Lake: Arc 140V, integrated.
 
-Values: kernel xe_pci.c and public logs; firmware, fuse masks and media engines are examples.
+Values: kernel xe_pci.c and public logs; firmware, fuse masks, media engines, subsystem
+and frequencies are examples.
 """
 
 from __future__ import annotations
 
 from uapi import xe_drm
-from xedev.xe.platforms.description import Engine, Gt, OaUnit, Platform, UcFirmware
+from xedev.xe.platforms.description import (
+    CacheLevels,
+    Engine,
+    Frequencies,
+    Gt,
+    OaUnit,
+    Pci,
+    Platform,
+    UcFirmware,
+)
 from xedev.xe.xe_pat import XE2_PAT_TABLE
 
 __all__ = ("LNL",)
@@ -22,6 +32,7 @@ LNL = Platform(
     name="Intel Arc Graphics 140V (Lunar Lake)",
     codename="LUNARLAKE",
     pci_slot="0000:00:02.0",
+    pci=Pci(bridges=(), subsystem=(0x8086, 0x2212), class_code=0x030000, link=None),
     device_id=0x64A0,
     revision=4,
     is_dgfx=False,
@@ -41,6 +52,7 @@ LNL = Platform(
             dss_compute=0xFF,
             l3_bank=0xFF,
             eu_per_dss=0xFF,
+            frequencies=Frequencies(100, 800, 2050),
         ),
         Gt(
             gt_id=1,
@@ -52,11 +64,13 @@ LNL = Platform(
             dss_compute=0,
             l3_bank=0,
             eu_per_dss=0,
+            frequencies=Frequencies(100, 800, 2050),
         ),
     ),
     reference_clock=19_200_000,
     vram_size=0,
     pat=XE2_PAT_TABLE,
+    cache_levels=CacheLevels(none=3, wt=15, wb=2, none_compression=12),
     has_flat_ccs=True,
     has_usm=True,
     needs_scratch=True,

@@ -1,0 +1,105 @@
+"""Fences that clients put into a dma-buf and take out of it (implicit synchronisation)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.xe.gate import Gate, error_of
+from uapi import dma_buf as uapi
+from xedev.client import Device
+from xedev.client.igt_syncobj import sync_fence_status
+from xedev.testing.target import Target
+
+READ, WRITE = uapi.DMA_BUF_SYNC_READ, uapi.DMA_BUF_SYNC_WRITE
+
+pytestmark = pytest.mark.fuse
+
+
+@pytest.fixture
+def device(xe_target: Callable[..., Target]) -> Device:  # type: ignore[type-arg]
+    return xe_target("ioctl").device()
+
+
+@pytest.fixture
+def buffer(device: Device) -> Iterator[int]:
+    fd = device.prime_handle_to_fd(device.gem_create(4096, 2, cpu_caching=2))
+    yield fd
+    device.close_fd(fd)
+
+
+def import_into(device: Device, buffer: int, fence: int, flags: int) -> None:
+    arg = uapi.dma_buf_import_sync_file(flags=flags, fd=fence)
+    device.transport.fd_ioctl(buffer, uapi.DMA_BUF_IOCTL_IMPORT_SYNC_FILE, arg)
+
+
+def export_from(device: Device, buffer: int, flags: int) -> int:
+    arg = uapi.dma_buf_export_sync_file(flags=flags)
+    device.transport.fd_ioctl(buffer, uapi.DMA_BUF_IOCTL_EXPORT_SYNC_FILE, arg)
+    return device.transport.open_fd(arg.fd, os.O_CLOEXEC)
+
+
+def status(device: Device, buffer: int, flags: int) -> int:
+    fd = export_from(device, buffer, flags)
+    try:
+        return sync_fence_status(device, fd)
+    finally:
+        os.close(fd)
+
+
+def ready(buffer: int) -> int:
+    poller = select.poll()
+    poller.register(buffer, select.POLLIN | select.POLLOUT)
+    return next(iter(mask for _, mask in poller.poll(0)), 0)
+
+
+def test_without_fences_all_is_done(device: Device, buffer: int) -> None:
+    assert status(device, buffer, READ) == status(device, buffer, WRITE) == 1
+    assert ready(buffer) == select.POLLIN | select.POLLOUT
+
+
+@pytest.mark.parametrize(("put", "reader", "writer"), [(WRITE, 0, 0), (READ, 1, 0)])
+def test_what_waits_for_whom(
+    device: Device, buffer: int, put: int, reader: int, writer: int
+) -> None:
+    gate = Gate(device)
+    fence = gate.sync_file()
+    import_into(device, buffer, fence, put)
+    assert status(device, buffer, READ) == reader
+    assert status(device, buffer, WRITE) == writer
+    assert bool(ready(buffer) & select.POLLIN) == bool(reader)
+    assert not ready(buffer) & select.POLLOUT
+    gate.open()
+    assert status(device, buffer, READ | WRITE) == 1
+    assert ready(buffer) == select.POLLIN | select.POLLOUT
+    device.transport.close_fd(fence)
+    gate.close()
+
+
+def test_a_sleeper_is_woken(device: Device, buffer: int) -> None:
+    gate = Gate(device)
+    fence = gate.sync_file()
+    import_into(device, buffer, fence, WRITE)
+    poller = select.poll()
+    poller.register(buffer, select.POLLOUT)
+    assert poller.poll(0) == []
+    gate.open()
+    assert poller.poll(10_000)
+    device.transport.close_fd(fence)
+    gate.close()
+
+
+@pytest.mark.parametrize("flags", [0, 4, READ | 8])
+def test_flags_are_an_access(device: Device, buffer: int, flags: int) -> None:
+    assert error_of(lambda: export_from(device, buffer, flags)) == "EINVAL"
+    assert error_of(lambda: import_into(device, buffer, 0, flags)) == "EINVAL"
+
+
+def test_only_sync_files_are_imported(device: Device, buffer: int) -> None:
+    with pytest.raises(OSError) as caught:
+        import_into(device, buffer, buffer, READ)
+    assert caught.value.errno == errno.EINVAL

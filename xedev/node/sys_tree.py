@@ -1,0 +1,128 @@
+"""The sys/ directory of the mount: what /sys would say of its devices.
+
+::
+
+    devices/pci0000:00/…/0000:03:00.0/**   a device, with all its attributes
+    bus/pci/devices/*, bus/pci/drivers/xe/*, class/drm/*, dev/char/226:*   links to it
+
+Links are relative, so that the tree is good wherever it is mounted.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Protocol, TypeAlias
+
+from xedev.drm.drm_device import DrmMinor
+from xedev.drm.drm_sysfs import DRM_CLASS, DRM_MAJOR, DRM_VERSION
+from xedev.kernel.caller import Caller
+from xedev.kernel.errors import KernelError
+from xedev.kernel.files import POLLIN, POLLOUT, POLLRDNORM, File
+from xedev.kernel.pci_sysfs import PciDevice
+from xedev.kernel.sysfs import Attribute, Link
+
+__all__ = ("SYS_DIR", "AttributeFile", "SysDevice", "SysEntry", "link_text", "sys_entries")
+
+SYS_DIR = "sys"
+"""Below the mount point."""
+
+SysEntry: TypeAlias = Attribute | Link
+
+_PCI_BUS = "bus/pci"
+_CHAR_DEVICES = "dev/char"
+_DRIVER_UEVENT = "uevent"
+
+
+class SysDevice(Protocol):
+    """What is needed of a device."""
+
+    minors: tuple[DrmMinor, ...]
+    pci: PciDevice
+
+    def sysfs(self) -> list[SysEntry]:
+        """What its own directory holds."""
+
+
+def sys_entries(devices: Iterable[SysDevice]) -> Iterator[SysEntry]:
+    """All files and links, by their path below `SYS_DIR`; a link's target is one too."""
+    drivers = set()
+    yield Attribute(f"{DRM_CLASS}/{DRM_VERSION.name}", DRM_VERSION.show)
+    for device in devices:
+        directory = device.pci.directory
+        drivers.add(f"{_PCI_BUS}/drivers/{device.pci.driver}")
+        for entry in device.sysfs():
+            yield _below(directory, entry)
+        yield Link(f"{_PCI_BUS}/devices/{device.pci.slot}", directory)
+        yield Link(f"{_PCI_BUS}/drivers/{device.pci.driver}/{device.pci.slot}", directory)
+        for minor in device.minors:
+            if not minor.frames:
+                node = f"{directory}/drm/{minor.name}"
+                yield Link(f"{DRM_CLASS}/{minor.name}", node)
+                yield Link(f"{_CHAR_DEVICES}/{DRM_MAJOR}:{minor.index}", node)
+    for driver in drivers:
+        yield Attribute(f"{driver}/{_DRIVER_UEVENT}", None, lambda text: None, 0o200)
+
+
+def _below(directory: str, entry: SysEntry) -> SysEntry:
+    name = f"{directory}/{entry.name}"
+    return replace(entry, name=name)
+
+
+def link_text(link: Link) -> str:
+    """The target as it is seen from the link; it ends with its own name even where the link is
+    below it (kernel: ``sysfs_get_target_path``)."""
+    parent, name = os.path.split(link.target)
+    return os.path.join(os.path.relpath(parent, os.path.dirname(link.name)), name)
+
+
+class AttributeFile(File):
+    """One open of an attribute (kernel: ``kernfs_ops`` of sysfs).
+
+    It is made up anew whenever somebody reads from its beginning.
+    """
+
+    seekable = True
+
+    def __init__(self, attribute: Attribute) -> None:
+        self._attribute = attribute
+        self._data = b""
+
+    @property
+    def size(self) -> int:
+        """As stat(2) says."""
+        return self._attribute.size
+
+    def ioctl(self, cmd: int, data: int, caller: Caller) -> int:
+        """There are none."""
+        return -errno.ENOTTY
+
+    def read(self, size: int, offset: int, nonblock: bool, caller: Caller) -> bytes:
+        """The text; ``EIO`` where there is none."""
+        if offset == 0:
+            self._data = _shown(self._attribute.show)
+        return self._data[offset : offset + size]
+
+    def write(self, data: bytes, offset: int, nonblock: bool, caller: Caller) -> int:
+        """Set it: ``EIO`` where that is not possible, and what the attribute says."""
+        if self._attribute.store is None:
+            raise KernelError(errno.EIO, "this attribute cannot be set")
+        text = bytes(data).decode("latin-1")
+        self._attribute.store(text.removesuffix("\n"))
+        return len(data)
+
+    def poll(self, waiter: Callable[[], None] | None) -> int:
+        """Always ready."""
+        return POLLIN | POLLRDNORM | POLLOUT
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+
+def _shown(show: Callable[[], str | bytes] | None) -> bytes:
+    if show is None:
+        raise KernelError(errno.EIO, "this attribute cannot be read")
+    data = show()
+    return data if isinstance(data, bytes) else data.encode()
