@@ -38,6 +38,8 @@ extern "C" {
 #define XE_MOCK_FD_DIR		".xe-mock-fd"
 /* Room for a path in an argument, bytes, with the NUL at its end. */
 #define XE_MOCK_PATH_MAX	512
+/* Room for the text of an fdinfo file, bytes, with the NUL at its end. */
+#define XE_MOCK_FDINFO_MAX	4072
 
 /* xe_mock_bo_info.state */
 #define XE_MOCK_BO_WILLNEED	0
@@ -91,11 +93,20 @@ struct xe_mock_bo_info {
 	uint64_t reserved[2];
 };
 
+/* FDINFO: what /proc/self/fdinfo/N of a DRM file says, without what the kernel says of every file. */
+struct xe_mock_fdinfo {
+	uint32_t length;	/* out: bytes of text */
+	uint32_t pad;
+	uint64_t reserved[2];
+	char text[XE_MOCK_FDINFO_MAX];	/* out: lines, NUL-terminated */
+};
+
 #define XE_MOCK_IOCTL_MMAP	_IOWR(XE_MOCK_IOCTL_BASE, 0x00, struct xe_mock_mmap)
 #define XE_MOCK_IOCTL_FAULT	_IOWR(XE_MOCK_IOCTL_BASE, 0x01, struct xe_mock_fault)
 #define XE_MOCK_IOCTL_IMPORT_FOREIGN \
 	_IOWR(XE_MOCK_IOCTL_BASE, 0x02, struct xe_mock_import_foreign)
 #define XE_MOCK_IOCTL_BO_INFO	_IOWR(XE_MOCK_IOCTL_BASE, 0x03, struct xe_mock_bo_info)
+#define XE_MOCK_IOCTL_FDINFO	_IOWR(XE_MOCK_IOCTL_BASE, 0x04, struct xe_mock_fdinfo)
 
 /* --- pieces of a mapping ------------------------------------------------------------------ */
 

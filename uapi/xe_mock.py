@@ -43,11 +43,13 @@ __all__ = (
     "XE_MOCK_BO_NOWHERE",
     "XE_MOCK_BO_PURGED",
     "XE_MOCK_BO_WILLNEED",
+    "XE_MOCK_FDINFO_MAX",
     "XE_MOCK_FD_DIR",
     "XE_MOCK_FRAME_MAX",
     "XE_MOCK_IOCTL_BASE",
     "XE_MOCK_IOCTL_BO_INFO",
     "XE_MOCK_IOCTL_FAULT",
+    "XE_MOCK_IOCTL_FDINFO",
     "XE_MOCK_IOCTL_IMPORT_FOREIGN",
     "XE_MOCK_IOCTL_MMAP",
     "XE_MOCK_PATH_MAX",
@@ -70,6 +72,7 @@ __all__ = (
     "unpack_request",
     "xe_mock_bo_info",
     "xe_mock_fault",
+    "xe_mock_fdinfo",
     "xe_mock_import_foreign",
     "xe_mock_mmap",
     "xe_mock_reply",
@@ -97,6 +100,8 @@ XE_MOCK_ARG_MAX = IOC_SIZE_MAX
 
 #: Room for a path in an argument, bytes, with the NUL at its end.
 XE_MOCK_PATH_MAX = 512
+#: Room for the text of an fdinfo file, bytes, with the NUL at its end.
+XE_MOCK_FDINFO_MAX = 4072
 
 XE_MOCK_WINDOW_IN = 1
 XE_MOCK_WINDOW_OUT = 2
@@ -190,10 +195,22 @@ class xe_mock_bo_info(Struct):
     }
 
 
+@layout
+class xe_mock_fdinfo(Struct):
+    """FDINFO: what /proc/self/fdinfo/N of a DRM file says on a real device, without what the kernel
+    says of every file."""
+
+    length: u32  # out: bytes of text
+    pad: u32
+    reserved: Annotated[c_array[c_uint64], c_uint64 * 2]
+    text: Annotated[bytes, c_char * XE_MOCK_FDINFO_MAX]  # out: lines, NUL-terminated
+
+
 XE_MOCK_IOCTL_MMAP = IOWR(XE_MOCK_IOCTL_BASE, 0x00, xe_mock_mmap)
 XE_MOCK_IOCTL_FAULT = IOWR(XE_MOCK_IOCTL_BASE, 0x01, xe_mock_fault)
 XE_MOCK_IOCTL_IMPORT_FOREIGN = IOWR(XE_MOCK_IOCTL_BASE, 0x02, xe_mock_import_foreign)
 XE_MOCK_IOCTL_BO_INFO = IOWR(XE_MOCK_IOCTL_BASE, 0x03, xe_mock_bo_info)
+XE_MOCK_IOCTL_FDINFO = IOWR(XE_MOCK_IOCTL_BASE, 0x04, xe_mock_fdinfo)
 
 # --- frames --------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import random
 import threading
 import time
 from abc import abstractmethod
@@ -15,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
+from typing import TypeVar
 
 from xedev.drm.drm_device import DrmDevice
 from xedev.drm.drm_gem import DrmGemObject
@@ -23,6 +25,7 @@ from xedev.kernel.locking import LockLevel, Mutex
 from xedev.kernel.shmem import ShmemFile, ShmemStore
 
 __all__ = (
+    "Contention",
     "MemType",
     "OperationCtx",
     "Place",
@@ -31,7 +34,10 @@ __all__ = (
     "TtmBuffer",
     "TtmDevice",
     "TtmManager",
+    "retry_on_contention",
 )
+
+T = TypeVar("T")
 
 
 class MemType(IntEnum):
@@ -225,10 +231,30 @@ class TtmBuffer(DrmGemObject):
 
 BUSY = "busy"
 """Why a victim was skipped that another thread, or the GPU, works on."""
-BUSY_RETRIES = 60
+BUSY_RETRIES = 8
 BUSY_WAIT = 0.0005
 """Seconds of the first wait for busy victims; each next one is longer by as much."""
+CONTENTION_RETRIES = 100
+CONTENTION_WAIT = 0.02
+"""Seconds, at most, before the next try."""
 LRU_PIECE = 64
+
+
+class Contention(KernelError):
+    """``ENOMEM``, because others hold the locks of all victims, and perhaps wait for ours
+    (kernel: ``-EDEADLK`` of a ww_mutex)."""
+
+
+def retry_on_contention(attempt: Callable[[], T]) -> T:
+    """Do something that takes locks, makes room in VRAM, and gives the locks back; again when
+    others stand in the way (kernel: ``drm_exec_retry_on_contention``, ``xe_validation_guard``)."""
+    for _ in range(CONTENTION_RETRIES):
+        try:
+            return attempt()
+        except Contention:
+            # Not in step with the other one, who may be doing the same.
+            time.sleep(random.uniform(0, CONTENTION_WAIT))
+    return attempt()
 
 
 class TtmDevice:
@@ -465,8 +491,10 @@ class TtmDevice:
                 continue
             busy += 1
             is_busy = any(entry["reason"] == BUSY for entry in result.skipped)
-            if not is_busy or busy == BUSY_RETRIES:
+            if not is_busy:
                 return False
+            if busy == BUSY_RETRIES:
+                raise Contention(errno.ENOMEM, "others work on all that could be evicted")
             # Somebody else works on the victims; that takes microseconds.
             time.sleep(BUSY_WAIT * busy)
 

@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from uapi.ioctl import IOC_DIR, IOC_NONE, IOC_READ, IOC_SIZE, IOC_WRITE
 from xedev.client.transport import Buffer, IoctlError
@@ -33,6 +33,11 @@ LOCAL_FD_BASE = 0x50000000
 """First number of the descriptors made here; no process has real ones so large."""
 
 _BOTH = IOC_READ | IOC_WRITE
+
+
+@cache
+def _memory_of(pid: int) -> ProcessMemory:
+    return ProcessMemory(pid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,7 @@ class LocalCaller(Caller):
     @property
     def memory(self) -> UserMemory:
         """Our own memory; through system calls, so that a bad address is ``EFAULT`` here too."""
-        return ProcessMemory(os.getpid())
+        return _memory_of(os.getpid())
 
     def mm(self) -> UserMemory:
         """Our own memory, which lasts as long as we do."""

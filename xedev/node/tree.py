@@ -146,7 +146,8 @@ class Tree:
         self._owner = os.geteuid(), os.getegid()
         # Other mounts have inode numbers too.  With a random upper half ours are not mistaken
         # for theirs even where a descriptor's mount cannot be told.
-        self._inode_base = secrets.randbits(20) << 40
+        # Never 0: what looks for the mock's files may leave small inode numbers alone.
+        self._inode_base = secrets.randbelow((1 << 20) - 1) + 1 << 40
         self._entries: dict[str, _Entry] = {}
         self._add_directory(f"/{DEBUG_DIR}")
         self._add_directory(_FD_DIR)

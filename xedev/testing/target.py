@@ -107,6 +107,11 @@ class LocalTarget(Target[LocalTransport]):
         # Control files do not ask who writes them; the kernel has.
         return None
 
+    def close_all(self) -> None:
+        """Close what was opened here; nothing may be left then.  The device ends."""
+        super().close_all()
+        self.xe.guc.shutdown()
+
     def check_empty(self) -> None:
         """Nothing is left of any client of this device."""
         state = self.xe.show()

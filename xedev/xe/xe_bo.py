@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 from collections.abc import Collection
 from enum import IntEnum
+from functools import partial
 from typing import TYPE_CHECKING
 
 from uapi import xe_drm
 from xedev.drm.dma_buf import DmaBuf
 from xedev.drm.drm_gem import DrmGemObject, drm_gem_handle_create, drm_gem_object_lookup
-from xedev.drm.ttm import MemType, OperationCtx, Place, PlaceFlag, TtmBuffer
+from xedev.drm.ttm import MemType, OperationCtx, Place, PlaceFlag, TtmBuffer, retry_on_contention
 from xedev.drm.ttm_bo_vm import check_not_cow, ttm_bo_mmap_obj
 from xedev.gpu import abi
 from xedev.kernel.caller import Caller
@@ -500,11 +501,10 @@ def xe_gem_create_ioctl(
     _check_create_args(xe, args)
     vm = _lookup_vm(file, args.vm_id) if args.vm_id else None
     if vm is None:
-        bo = _create(xe, None, args)
+        bo = retry_on_contention(lambda: _create(xe, None, args))
     else:
         try:
-            with vm.resv:
-                bo = _create(xe, vm, args)
+            bo = retry_on_contention(partial(_create_private, xe, vm, args))
         finally:
             vm.put()
     try:
@@ -513,6 +513,11 @@ def xe_gem_create_ioctl(
         args.handle = drm_gem_handle_create(file, bo)
     finally:
         bo.put()
+
+
+def _create_private(xe: XeDevice, vm: XeVm, args: xe_drm.drm_xe_gem_create) -> XeBo:
+    with vm.resv:
+        return _create(xe, vm, args)
 
 
 def _create(xe: XeDevice, vm: XeVm | None, args: xe_drm.drm_xe_gem_create) -> XeBo:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from xedev.drm.drm_file import DrmFile
     from xedev.xe.xe_device import XeDevice
 
-__all__ = ("client_debugfs_files",)
+__all__ = ("client_debugfs_files", "drm_show_fdinfo")
 
 READ_ONLY = 0o400
 
@@ -34,7 +34,7 @@ def client_debugfs_files(xe: XeDevice, file: DrmFile) -> list[DebugfsFile]:
     """
     return [
         DebugfsFile("proc_info", READ_ONLY, lambda: _proc_info(file)),
-        DebugfsFile("fdinfo", READ_ONLY, lambda: _fdinfo(xe, file)),
+        DebugfsFile("fdinfo", READ_ONLY, lambda: drm_show_fdinfo(xe, file)),
     ]
 
 
@@ -43,7 +43,7 @@ def _proc_info(file: DrmFile) -> str:
     return f"pid: {file.pid}\ncomm: {file.comm}\n"
 
 
-def _fdinfo(xe: XeDevice, file: DrmFile) -> str:
+def drm_show_fdinfo(xe: XeDevice, file: DrmFile) -> str:
     """Kernel: ``drm_show_fdinfo``; an unplugged device tells nothing."""
     if xe.unplugged:
         return ""

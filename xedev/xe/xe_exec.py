@@ -7,6 +7,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from uapi import xe_drm
+from xedev.drm.ttm import retry_on_contention
 from xedev.kernel.caller import Caller
 from xedev.kernel.dma_fence import signalled_fence
 from xedev.kernel.errors import KernelError
@@ -77,7 +78,7 @@ def _exec(queue: XeExecQueue, args: xe_drm.drm_xe_exec, syncs: XeSyncs, caller: 
             _signal_last_fence(queue, syncs)
             return
         if not vm.is_lr:
-            xe_vm_validate_rebind(vm)
+            retry_on_contention(lambda: xe_vm_validate_rebind(vm))
         if not vm.size or vm.banned:
             raise KernelError(errno.ECANCELED, "the VM is closed or banned")
         if queue.is_protected:

@@ -38,6 +38,7 @@ def _texts(platform: Platform, gt: Gt) -> dict[str, str]:
         "pat_sw_config": pat,
         "topology": _topology(gt),
         "register-save-restore": _NO_REGISTERS,
+        "register-save-restore-check": "",
         "hw_engines": "".join(
             f"{ENGINE_CLASSES[engine.engine_class]}{engine.instance}\n" for engine in gt.engines
         ),

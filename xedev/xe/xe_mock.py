@@ -23,6 +23,7 @@ from xedev.kernel.caller import Caller
 from xedev.kernel.errors import KernelError
 from xedev.kernel.mm import PAGE_SIZE, mmap_by_ioctl
 from xedev.xe.xe_bo import WILLNEED, XeBo, as_xe_bo
+from xedev.xe.xe_drm_client import drm_show_fdinfo
 
 if TYPE_CHECKING:
     from xedev.drm.drm_file import DrmFile
@@ -115,6 +116,15 @@ def _region_instance(bo: XeBo) -> int:
     return bo.mem_type - MemType.TT if bo.mem_type.is_vram else 0
 
 
+def _fdinfo(xe: XeDevice, file: DrmFile, args: xe_mock.xe_mock_fdinfo, caller: Caller) -> None:
+    """What the kernel shows in ``/proc/PID/fdinfo`` (``f_op->show_fdinfo``)."""
+    if args.pad:
+        raise KernelError(errno.EINVAL, "pad must be zero")
+    text = drm_show_fdinfo(xe, file).encode()[: xe_mock.XE_MOCK_FDINFO_MAX - 1]
+    args.text = text
+    args.length = len(text)
+
+
 _Handler = Callable[["XeDevice", "DrmFile", Any, Caller], None]
 
 _IOCTLS: dict[int, tuple[type[Struct], _Handler]] = {
@@ -122,4 +132,5 @@ _IOCTLS: dict[int, tuple[type[Struct], _Handler]] = {
     xe_mock.XE_MOCK_IOCTL_FAULT: (xe_mock.xe_mock_fault, _fault),
     xe_mock.XE_MOCK_IOCTL_IMPORT_FOREIGN: (xe_mock.xe_mock_import_foreign, _import_foreign),
     xe_mock.XE_MOCK_IOCTL_BO_INFO: (xe_mock.xe_mock_bo_info, _bo_info),
+    xe_mock.XE_MOCK_IOCTL_FDINFO: (xe_mock.xe_mock_fdinfo, _fdinfo),
 }

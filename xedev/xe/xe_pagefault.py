@@ -7,10 +7,11 @@ import errno
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from uapi import xe_drm
-from xedev.drm.ttm import MemType
+from xedev.drm.ttm import MemType, retry_on_contention
 from xedev.gpu.abi import Ask, Range, RangeKind
 from xedev.gpu.ports import Access
 from xedev.kernel.errors import KernelError
@@ -149,7 +150,7 @@ def xe_pagefault_service(vm: XeVm, address: int, access: Access) -> None:
         xe_svm_handle_pagefault(vm, vma, address, access)
         return
     if vma.bo is not None:
-        _handle_bo(vm, vma, vma.bo, needs_vram)
+        retry_on_contention(partial(_handle_bo, vm, vma, vma.bo, needs_vram))
         return
     if vma.mm is not None:
         if needs_vram:

@@ -8,12 +8,13 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from uapi import xe_drm
 from xedev.drm.drm_gem import drm_gem_object_lookup
 from xedev.drm.drm_gpuvm import DrmGpuva, DrmGpuvm, Unmap
-from xedev.drm.ttm import MemType
+from xedev.drm.ttm import MemType, retry_on_contention
 from xedev.kernel.caller import Caller
 from xedev.kernel.deferred import Deferred
 from xedev.kernel.dma_fence import DmaFence
@@ -584,7 +585,10 @@ def _vm_bind_ioctl_execute(
     caller: Caller,
 ) -> None:
     """Change the map, then tell the syncs, or have them told."""
-    job = _vm_bind_ioctl_ops_execute(xe, vm, ops, caller, syncs, binds) if ops else None
+    job = None
+    if ops:
+        execute = partial(_vm_bind_ioctl_ops_execute, xe, vm, ops, caller, syncs, binds)
+        job = retry_on_contention(execute)
     update = job.update if job is not None else None
     if syncs is _NO_SYNCS and update is None:
         return  # it comes after what is pending, but there is nobody to tell
