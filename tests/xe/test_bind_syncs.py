@@ -164,6 +164,7 @@ def test_binds_of_a_vm_take_effect_in_order(device: Device, gate: Gate) -> None:
 def test_other_vms_and_other_bind_queues_are_not_held_up(device: Device, gate: Gate) -> None:
     vm, neighbour, out = device.vm_create(), device.vm_create(), device.syncobj_create()
     fence = UserFence()
+    bind(device, vm, addr=ADDR + 16 * PAGE)  # else the two meet in the page tables
     bind(device, vm, [waits_for(gate.syncobj()), signals(out)])
     bind(device, neighbour, [fence])
     assert fence.signaled
@@ -370,3 +371,42 @@ def test_errors_behind_a_pending_bind_wait_for_nothing(device: Device, gate: Gat
     assert caught.value.errno == errno.ENOENT
     gate.open()
     assert error_of(lambda: is_signalled(device, out)) == "EINVAL"
+
+
+# ---- binds that meet in the page tables ----
+
+TABLE = 2 << 20
+"""Addresses that share a page table of the lowest level."""
+
+
+@pytest.mark.parametrize(
+    ("neighbours", "waits"),
+    [
+        pytest.param([], True, id="the table is new"),
+        pytest.param([4 * TABLE - 2 * PAGE], False, id="the table is there"),
+    ],
+)
+def test_a_bind_waits_for_another_queue_where_they_make_the_same_table(
+    local: Device, local_gate: Gate, neighbours: list[int], waits: bool
+) -> None:
+    vm, out = local.vm_create(), local.syncobj_create()
+    for address in neighbours:
+        bind(local, vm, addr=address)
+    bind(local, vm, [waits_for(local_gate.syncobj())], 3 * TABLE)
+    op = op_map_null(3 * TABLE + PAGE, PAGE)
+    local.vm_bind(vm, [op], [signals(out)], exec_queue_id=_bind_queue(local, vm))
+    assert is_signalled(local, out) is not waits
+    local_gate.open()
+    assert is_signalled(local, out)
+
+
+def test_a_bind_far_away_waits_for_nobody_once_there_are_tables(
+    local: Device, local_gate: Gate
+) -> None:
+    vm, out = local.vm_create(), local.syncobj_create()
+    bind(local, vm, addr=TABLE)
+    bind(local, vm, [waits_for(local_gate.syncobj())], 3 * TABLE)
+    op = op_map_null(5 * TABLE, PAGE)
+    local.vm_bind(vm, [op], [signals(out)], exec_queue_id=_bind_queue(local, vm))
+    assert is_signalled(local, out)
+    local_gate.open()

@@ -129,7 +129,8 @@ def _device(point: str, options: MountOptions, keep: bool) -> Iterator[None]:
         yield
     finally:
         if keep:
-            say(f"the device lives on: nsenter -t {pid} -m shows it, kill {pid} ends it")
+            user = "" if os.geteuid() == 0 else " -U --preserve-credentials"
+            say(f"the device lives on: nsenter -t {pid} -m{user} shows it, kill {pid} ends it")
         else:
             _stop(point)
 

@@ -122,10 +122,12 @@ def _mem_copy(dwords: Dwords, memory: GpuMemory, port: EnginePort) -> None:
 
 
 def _mem_set(dwords: Dwords, memory: GpuMemory, port: EnginePort) -> None:
-    """Likewise, with the byte in the upper bits of the last dword."""
-    width, height = _bits(dwords[1], 17, 0) + 1, _bits(dwords[2], 17, 0) + 1
+    """Likewise, with the byte in the upper bits of the last dword.  IGT's mem-set-linear-0x8fffe
+    has a width of more than 18 bits; as with MEM_COPY of pages, a row of it has up to 24."""
+    is_matrix = _is_matrix(dwords[0])
+    width, height = _bits(dwords[1], 17 if is_matrix else 23, 0) + 1, _bits(dwords[2], 17, 0) + 1
     rows = LinearSurface(memory, _address(dwords, 4), _bits(dwords[3], 17, 0) + 1)
-    rect = Rect(0, 0, width, height if _is_matrix(dwords[0]) else 1)
+    rect = Rect(0, 0, width, height if is_matrix else 1)
     fill_rect(port, rows, rect, bytes((_bits(dwords[6], 31, 24),)))
 
 

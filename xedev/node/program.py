@@ -79,9 +79,6 @@ def _child(
         if root != "/":
             os.chroot(root)
             os.chdir("/")
-        else:
-            # The directory may be in one that was covered since.
-            os.chdir(os.getcwd())
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.execvpe(command[0], list(command), dict(environment))
     except OSError as error:

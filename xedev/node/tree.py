@@ -6,7 +6,7 @@
     dev/dri/card1, renderD129, xe-mock1   those of device 1, and so on
     dev/dri/.xe-mock-fd/TOKEN             a descriptor that an ioctl gave out; not listed
     debug/dri/0/*, debug/dri/1/*          what debugfs would hold, and the mock's controls
-    debug/dri/128, debug/dri/0000:03:00.0 links to those
+    debug/dri/128, debug/dri/0000:03:00.0 links to those, not listed
     debug/dri/0/trace                     the events as they happen; not listed, since it never ends
     debug/dri/client-ID/*                 an open DRM file, for as long as it is open
     debug/sync/sw_sync                    each open is a timeline to be moved by hand
@@ -192,10 +192,10 @@ class Tree:
         # Whoever reads all files that there are, as IGT does, would wait in this one for ever.
         trace = self._add(f"/{directory}/trace", stat.S_IFREG | _TRACE_MODE, listed=False)
         trace.opener = lambda flags, caller: TraceFile(device.trace)
-        self._add_link(f"/{DRI_DEBUG_DIR}/{device.pci.slot}", f"{device.index}")
-        for index in {minor.index for minor in device.minors if minor.is_render}:
-            # Not listed: what is listed by a number is a card.
-            self._add_link(f"/{DRI_DEBUG_DIR}/{index}", f"{device.index}", listed=False)
+        others = {f"{minor.index}" for minor in device.minors if minor.is_render}
+        for name in sorted({device.pci.slot, *others}):
+            # Not listed: each card is told once.
+            self._add_link(f"/{DRI_DEBUG_DIR}/{name}", f"{device.index}", listed=False)
 
     def _add_node(self, device: Device, minor: DrmMinor) -> None:
         entry = self._add(f"/{NODE_DIR}/{minor.name}", stat.S_IFREG | minor.mode)

@@ -14,7 +14,7 @@ from xedev.gpu import abi
 from xedev.gpu.abi import Ask, Failure
 from xedev.kernel.workqueue import Workqueue
 from xedev.xe.xe_guc_ct import Handler, XeGucCt
-from xedev.xe.xe_pagefault import XeGpuRequests
+from xedev.xe.xe_pagefault import XeGpuRequests, save_fault
 from xedev.xe.xe_sched_job import XeSchedJob
 
 if TYPE_CHECKING:
@@ -194,6 +194,9 @@ class XeGuc:
         dump = "".join(f"\n  {line}" for line in lines)
         logger.warning("exec queue %d: %s at %#x%s", number, why.name.lower(), address, dump)
         self.note_ticks(queue, ticks)
+        if why is Failure.FAULT and not queue.vm.is_faulting:
+            # Others ask for the page first, and their fault is noted then.
+            save_fault(queue.vm, address, access, errno.EFAULT)
         self._ban(queue, _ERRORS[why])
 
     def _ban(self, queue: XeExecQueue, error: int) -> None:

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from xedev.xe.xe_guc_submit import XeGuc
     from xedev.xe.xe_vm import XeVm, XeVma
 
-__all__ = ("XeGpuRequests",)
+__all__ = (
+    "XeGpuRequests",
+    "save_fault",
+)
 
 MAX_FAULTS_SAVED_PER_VM = 50
 SETTLE_TIME = 0.005
@@ -94,7 +97,7 @@ class XeGpuRequests:
         try:
             xe_pagefault_service(vm, address, Access(access))
         except KernelError as error:
-            _save_fault(vm, address, access, error.errno or 0)
+            save_fault(vm, address, access, error.errno or 0)
             raise
         finally:
             vm.lock.up_write()
@@ -185,14 +188,15 @@ def _handle_bo(vm: XeVm, vma: XeVma, bo: XeBo, needs_vram: bool) -> None:
         if needs_vram:
             xe_bo_migrate(bo, MemType.VRAM0)
         else:
-            xe_bo_validate(bo, vm, vm.allows_resident_eviction())
+            # Whatever the VM was promised: xe_pagefault_begin lets it evict its own.
+            xe_bo_validate(bo, vm, allow_res_evict=True)
         _bind(vm, vma)
     finally:
         for resv in resvs:
             resv.unlock()
 
 
-def _save_fault(vm: XeVm, address: int, access: int, error: int) -> None:
+def save_fault(vm: XeVm, address: int, access: int, error: int) -> None:
     """Keep it for VM_GET_PROPERTY, the first fifty of a VM
     (kernel: ``xe_vm_add_fault_entry_pf``)."""
     is_forbidden = error == errno.EPERM

@@ -16,15 +16,17 @@ from xedev.gpu import abi
 from xedev.gpu.abi import Range, RangeKind
 
 if TYPE_CHECKING:
-    from xedev.drm.drm_gpuvm import DrmGpuvmBo
+    from xedev.drm.drm_gpuvm import DrmGpuvm, DrmGpuvmBo
     from xedev.kernel.user_memory import UserMemory
     from xedev.xe.xe_device import XeDevice
     from xedev.xe.xe_vm import XeVm, XeVma
 
-__all__ = ("PtUpdate", "XePt")
+__all__ = ("PtUpdate", "XePt", "rfence_interval")
 
 READ_ONLY = xe_drm.DRM_XE_VM_BIND_FLAG_READONLY
 SCRATCH_PAGE = xe_drm.DRM_XE_VM_CREATE_FLAG_SCRATCH_PAGE
+TABLE_SHIFTS = (21, 30, 39)
+"""Address bits that a page table of each level covers, from the lowest one on."""
 _keys = itertools.count(1)
 
 
@@ -177,6 +179,22 @@ class XePt:
         clients, self._clients = self._clients, {}
         for key in clients.values():
             self._xe.guc.requests.clients.pop(key, None)
+
+
+def rfence_interval(gpuvm: DrmGpuvm[XeVma], changed: Sequence[XeVma]) -> tuple[int, int]:
+    """Which addresses a bind of these VMAs may disturb, in the greedy way of the kernel: where a
+    page table is made or dropped, all that the entry above it stands for.
+
+    Kernel: ``xe_pt_update_ops_rfence_interval``.
+    """
+    start, end = min(vma.start for vma in changed), max(vma.end for vma in changed)
+    for shift in TABLE_SHIFTS:
+        first, last = start >> shift << shift, -(-end >> shift) << shift
+        others = (vma for vma in gpuvm.find_range(first, last) if vma not in changed)
+        if next(others, None) is not None:
+            break
+        start, end = first, last
+    return start, end
 
 
 class PtUpdate:

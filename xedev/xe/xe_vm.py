@@ -35,7 +35,7 @@ from xedev.xe.xe_bo import (
 )
 from xedev.xe.xe_exec_queue import XeExecQueue, xe_exec_queue_lookup
 from xedev.xe.xe_pat import CohMode
-from xedev.xe.xe_pt import PtUpdate, XePt
+from xedev.xe.xe_pt import PtUpdate, XePt, rfence_interval
 from xedev.xe.xe_svm import XeSvm
 from xedev.xe.xe_sync import BindQueue, UserFence, XeSyncs, xe_sync_entries_parse
 
@@ -243,6 +243,7 @@ class XeVm(Refcounted):
         "mode",
         "pt",
         "resv",
+        "rftree",
         "serial",
         "svm",
         "xe",
@@ -275,6 +276,8 @@ class XeVm(Refcounted):
         """Of binds (kernel: usage BOOKKEEP, as for jobs)."""
         self.kernel_fences = ResvFences()
         """Of binds that every job waits for (kernel: usage KERNEL)."""
+        self.rftree: list[tuple[int, int, DmaFence]] = []
+        """Ranges that pending binds change, and their fences (kernel: ``vm->rftree``)."""
         self.exec_queues = 0
         """Living queues of work for it; those for binds do not count."""
         self.faults: list[xe_drm.xe_vm_fault] = []
@@ -599,6 +602,7 @@ def _vm_bind_ioctl_execute(
     fence = binds.submit(xe, syncs, caller, update, waits)
     if fence is not None and job is not None:
         (vm.kernel_fences if job.has_remnants else vm.bind_fences).add(fence)
+        vm.rftree.append((*job.interval(), fence))
     ufence = syncs.user_fence
     if job is not None and ufence is not None and not ufence.is_signalled:
         for vma in job.fenced():
@@ -907,9 +911,18 @@ class XeVmaJob:
         """What it waits for besides its in-fences (kernel: ``xe_pt_vm_dependencies``)."""
         vm = self.vm
         waits = vm.kernel_fences.pending()
+        if vm.rftree:
+            vm.rftree = [entry for entry in vm.rftree if not entry[2].is_signaled()]
+            start, end = self.interval()
+            waits += [fence for first, last, fence in vm.rftree if first < end and start < last]
         if self.has_remnants:
             waits += vm.gpuvm.job_fences.pending() + vm.bind_fences.pending()
         return waits
+
+    def interval(self) -> tuple[int, int]:
+        """The addresses that it may disturb; none for a bind of nothing."""
+        changed = [*(vma for _, vma in self._journal), *self.prefetched]
+        return rfence_interval(self.vm.gpuvm, changed) if changed else (0, 0)
 
     def commit(self) -> list[XeBo]:
         """The old VMAs end; returns the BOs that lost a reference by it."""
