@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from uapi import xe_drm
 from xedev.gpu.abi import EngineInfo, Placement
 from xedev.gpu.lane import Lane, LaneState
 from xedev.gpu.ppgtt import Ppgtt
@@ -19,6 +21,15 @@ __all__ = ("Engine", "Engines", "Job", "Queue")
 
 NS_PER_MS = 1_000_000
 NS_PER_US = 1_000
+
+ENGINE_GROUPS = {
+    xe_drm.DRM_XE_ENGINE_CLASS_COPY: 0,
+    xe_drm.DRM_XE_ENGINE_CLASS_RENDER: 1,
+    xe_drm.DRM_XE_ENGINE_CLASS_COMPUTE: 1,
+    xe_drm.DRM_XE_ENGINE_CLASS_VIDEO_DECODE: 2,
+    xe_drm.DRM_XE_ENGINE_CLASS_VIDEO_ENHANCE: 2,
+}
+"""Kernel: ``xe_hw_engine_setup_groups``."""
 
 
 @dataclass(slots=True, eq=False)
@@ -122,6 +133,11 @@ class Queue:
             return None
         return limit - (self._really_on_engine.elapsed() - self.jobs[0].begin)
 
+    @property
+    def group(self) -> tuple[int, int]:
+        """The engines that have one mode (kernel: ``struct xe_hw_engine_group``)."""
+        return self.placement.gt_id, ENGINE_GROUPS[self.placement.engine_class]
+
     def enter(self, engines: list[Engine]) -> None:
         """Get on these engines."""
         self._on_engine.start()
@@ -186,7 +202,7 @@ class Engines:
 
     def place(self, queue: Queue) -> bool:
         """Put a waiting queue on its engines if they are free."""
-        engines = self._free_engines(queue)
+        engines = None if self.is_suspended(queue) else self._free_engines(queue)
         if engines is None:
             return False
         self._leave_line(queue)
@@ -208,6 +224,8 @@ class Engines:
 
     def must_leave_at(self, queue: Queue, now: int) -> float:
         """When a running queue has to make room; infinite while nobody wants its engines."""
+        if self.is_suspended(queue):
+            return now
         own = queue.placement.priority
         when = float("inf")
         for priority, line in self._line(queue).items():
@@ -227,7 +245,9 @@ class Engines:
         for queue in line:
             if not self._has_free(place):
                 return
-            if not self.place(queue) and queue.placement.width > 1:
+            if self.place(queue) or self.is_suspended(queue):
+                continue
+            if queue.placement.width > 1:
                 return
 
     def _has_free(self, place: tuple[int, int]) -> bool:
@@ -235,6 +255,17 @@ class Engines:
             engine.queue is None
             for (gt_id, engine_class, _), engine in self._engines.items()
             if (gt_id, engine_class) == place
+        )
+
+    def is_suspended(self, queue: Queue) -> bool:
+        """Whether a queue that takes page faults has to wait for those of its group that do not:
+        a fault must not hold up a job whose fence has to come
+        (kernel: ``xe_hw_engine_group_get_mode``)."""
+        if not queue.ppgtt.faulting:
+            return False
+        return any(
+            not other.ppgtt.faulting and other.group == queue.group
+            for other in itertools.chain(self.running, self.waiting())
         )
 
     def _is_rival(self, waiting: Queue, running: Queue) -> bool:

@@ -121,7 +121,11 @@ class OneByOne(Turns):
 
     def _fresh(self) -> list[Queue]:
         """Those whose next job has not begun, in an order that time has no part in."""
-        fresh = (queue for queue in self._engines.waiting() if not queue.jobs[0].is_started)
+        fresh = (
+            queue
+            for queue in self._engines.waiting()
+            if not queue.jobs[0].is_started and not self._engines.is_suspended(queue)
+        )
         return sorted(fresh, key=_number)
 
     def _running(self) -> list[Queue]:
