@@ -126,7 +126,7 @@ def test_unknown_private_numbers_are_foreign(xe_device: XeDevice, node: str) -> 
 @pytest.mark.parametrize("row", registry.MOCK.values(), ids=lambda row: row.name)
 def test_known_private_numbers_are_answered(xe_device: XeDevice, node: str, row: IoctlDef) -> None:
     transport = LocalTransport(xe_device, node, caps=())
-    assert answer(transport, row.cmd) in (errno.EINVAL, errno.ENOENT)
+    assert answer(transport, row.cmd) in (0, errno.EINVAL, errno.ENOENT)
     assert answer(transport, row.cmd, NULL) == errno.EFAULT
     transport.close()
 

@@ -99,7 +99,8 @@ def test_control_files_are_open_to_their_owner_alone(directory: str) -> None:
     def visit() -> set[str]:
         return {
             try_open(str(path), flags)
-            for path in debug.iterdir()
+            for path in debug.rglob("*")
+            if path.is_file()
             for flags in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_NONBLOCK)
         }
 

@@ -282,9 +282,6 @@ class XeDevice(DrmDevice):
         if area.is_cow or area.prot & (mmap.PROT_READ | mmap.PROT_EXEC):
             raise KernelError(errno.EINVAL, "the barrier can only be written, and only shared")
         pages = self.shmem.create(PAGE_SIZE, named=area.by_name)
-        # What the page of the doorbells reads as where no doorbell is set up; a write-only mapping
-        # can be read on x86.
-        pages.write(0, b"\xef\xbe\xad\xde" * (PAGE_SIZE // 4))
         return CpuMapping(pages, 0, pages.drop, file)
 
     def mmap_offset(self, obj: DrmGemObject) -> int:
