@@ -1,12 +1,14 @@
 """What stands behind GPU addresses: the contents of BOs, the memory of processes, nothing.
 
-Contents are read and written with system calls and never mapped: whoever purges them cuts the file
-to nothing, and a mapping would raise SIGBUS then.  A file that got short is asked for anew, since
-its contents may just have moved to another one.
+Contents are read and written with system calls and never by loads and stores: whoever purges them
+cuts the file to nothing, and a mapping would raise SIGBUS then.  A file that got short is asked for
+anew, since its contents may just have moved to another one.
 """
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -18,6 +20,16 @@ __all__ = ("BoPages", "ClientPages", "Gone", "NullPages", "OpenFiles", "Pages", 
 
 AskFunc = Callable[..., object]
 """``(what, ...)`` -> the driver's answer; other work is done meanwhile."""
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (
+    *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long),
+)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_MAP_FAILED = ctypes.c_void_p(-1).value
+_MAP_NORESERVE = 0x4000  # not in the module mmap before Python 3.13
 
 
 class Gone(Exception):
@@ -131,10 +143,34 @@ class OpenFiles:
             os.close(fd)
 
 
+class _Window:
+    """A whole file, mapped for system calls to copy to, at twice the speed of copying from one
+    descriptor to another.  Nobody else may touch it: where the file was cut a system call answers
+    ``EFAULT``, and a store would raise SIGBUS.  OSError.
+    """
+
+    __slots__ = ("_address", "_size", "view")
+
+    def __init__(self, fd: int) -> None:
+        self._size = os.fstat(fd).st_size
+        protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | _MAP_NORESERVE
+        # Python's own mmap would take another descriptor.
+        self._address = _libc.mmap(None, self._size, protection, flags, fd, 0)
+        if self._address in (None, _MAP_FAILED):
+            raise OSError(ctypes.get_errno(), "the contents of a BO cannot be mapped")
+        memory = (ctypes.c_char * self._size).from_address(self._address)
+        self.view = memoryview(memory).cast("B")
+
+    def close(self) -> None:
+        """Unmap it."""
+        self.view.release()
+        _libc.munmap(self._address, self._size)
+
+
 class BoPages(Pages):
     """The contents of a BO: a sparse file, asked for at the first use."""
 
-    __slots__ = ("_ask", "_bo", "_files", "_has_ended", "_is_named", "fd")
+    __slots__ = ("_ask", "_bo", "_files", "_has_ended", "_is_named", "_window", "fd")
 
     def __init__(self, bo: int, ask: AskFunc, files: OpenFiles) -> None:
         self._bo = bo
@@ -142,12 +178,16 @@ class BoPages(Pages):
         self._files = files
         self._is_named = False
         self._has_ended = False
+        self._window: _Window | None = None
         self.fd = -1
         """Of the contents; negative while they are not open."""
 
     def close(self) -> None:
         """Let go of the descriptor; the next use asks again."""
         self.fd = -1
+        window, self._window = self._window, None
+        if window is not None:
+            window.close()
         self._files.forget(self)
 
     def end(self) -> None:
@@ -191,11 +231,16 @@ class BoPages(Pages):
     def copy_to(self, target: BoPages, offset: int, target_offset: int, length: int) -> int:
         """Copy to another file, or to another place of this one, without a look at the bytes; how
         many that were, 0 when it cannot be done so."""
-        if self.fd < 0 or target.fd < 0 or target._is_named:
+        if self.fd < 0 or target.fd < 0:
+            return 0
+        if self is target and abs(offset - target_offset) < length:
             return 0
         try:
-            return os.copy_file_range(self.fd, target.fd, length, offset, target_offset)
-        except OSError:  # the ranges overlap, or one file was cut
+            if target._window is None:
+                target._window = _Window(target.fd)
+            place = target._window.view[target_offset : target_offset + length]
+            return os.preadv(self.fd, [place], offset)
+        except OSError:  # one of the files was cut
             return 0
 
     def _write(self, fd: int, offset: int, data: bytes | bytearray | memoryview) -> bool:

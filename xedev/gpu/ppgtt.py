@@ -189,7 +189,7 @@ class VmMemory:
             return 0
         if not isinstance(to.pages, BoPages) or not isinstance(of.pages, BoPages):
             return 0
-        size = min(length, to.end - target, of.end - source, 4 * COPY_PIECE)
+        size = min(length, to.end - target, of.end - source, COPY_PIECE)
         to_offset, of_offset = to.offset + target - to.start, of.offset + source - of.start
         return of.pages.copy_to(to.pages, of_offset, to_offset, size)
 
