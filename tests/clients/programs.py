@@ -35,7 +35,8 @@ _OF_IGT = {
     "CRASH": Outcome.CRASH,
     "TIMEOUT": Outcome.TIMEOUT,
 }
-_SUBTEST = re.compile(rb"^Subtest ([\w.@-]+): (\w+) \(", re.MULTILINE)
+# A warning before it may not have ended its line.
+_SUBTEST = re.compile(rb"Subtest ([\w.@-]+): (SUCCESS|FAIL|SKIP|CRASH|TIMEOUT) \(")
 _STARTED = re.compile(rb"^Starting subtest: ([\w.@-]+)", re.MULTILINE)
 _CAUSE = re.compile(rb"(?:Failed assertion|Test requirement[^:]*): ?(.*)|error: (.*)")
 
@@ -73,7 +74,7 @@ class Program:
     def run(self, chroot: Path) -> Result:
         """Run it to its end, or until its time is over."""
         command = [
-            *(sys.executable, "-m", "xedev.cli", "run", "--root", str(chroot), "--vram", VRAM),
+            *(sys.executable, "-m", "xedev.cli", "run", "--root", str(chroot)),
             *(*self.options, "--", *self.command),
         ]
         late = False
@@ -97,8 +98,7 @@ class Program:
             last = output.decode("utf-8", "replace").strip().rpartition("\n")[2]
             return Result({self.name: outcome}, "" if found else last[:200])
         outcomes = {
-            name.decode(): _OF_IGT.get(word.decode(), Outcome.FAIL)
-            for name, word in _SUBTEST.findall(output)
+            name.decode(): _OF_IGT[word.decode()] for name, word in _SUBTEST.findall(output)
         }
         for name in _STARTED.findall(output):
             outcomes.setdefault(name.decode(), Outcome.TIMEOUT if late else Outcome.CRASH)
@@ -120,13 +120,13 @@ def _first_cause(output: bytes) -> str:
 
 def _igt(names: str, seconds: float = 300.0) -> Iterator[Program]:
     for name in names.split():
-        yield Program(name, (IGT + name,), options=("--no-master",), seconds=seconds)
+        yield Program(name, (IGT + name,), options=("--no-master", "--vram", VRAM), seconds=seconds)
 
 
 _OTHERS = (
     Program("drmdevice", ("drmdevice",), "bustype"),
-    Program("vulkaninfo", ("vulkaninfo", "--summary"), "Battlemage"),
-    Program("vulkaninfo on lnl", ("vulkaninfo", "--summary"), "Lunar Lake", ("--profile", "lnl")),
+    Program("vulkaninfo", ("vulkaninfo", "--summary"), "B580"),
+    Program("vulkaninfo on lnl", ("vulkaninfo", "--summary"), "LNL", ("--profile", "lnl")),
 )
 QUICK = (
     *_OTHERS,
