@@ -13,7 +13,11 @@ from tests.xe.gate import Gate, error_of
 from uapi import dma_buf as uapi
 from xedev.client import Device
 from xedev.client.igt_syncobj import sync_fence_status
+from xedev.drm.dma_buf import DmaBuf, DmaBufFile
+from xedev.kernel.dma_fence import DmaFence
 from xedev.testing.target import Target
+from xedev.xe.xe_device import XeDevice
+from xedev.xe.xe_dma_buf import XE_DMABUF_OPS
 
 READ, WRITE = uapi.DMA_BUF_SYNC_READ, uapi.DMA_BUF_SYNC_WRITE
 
@@ -103,3 +107,17 @@ def test_only_sync_files_are_imported(device: Device, buffer: int) -> None:
     with pytest.raises(OSError) as caught:
         import_into(device, buffer, buffer, READ)
     assert caught.value.errno == errno.EINVAL
+
+
+def test_looking_often_leaves_one_callback(xe_device: XeDevice) -> None:
+    """Else who polls in a loop would fill the daemon's memory."""
+    dma_buf = DmaBuf(XE_DMABUF_OPS, None, 4096, os.O_RDWR, xe_device)
+    file, fence = DmaBufFile(dma_buf), DmaFence(1, 1)
+    dma_buf.writers.add(fence)
+    woken: list[int] = []
+    for number in range(100):
+        assert file.poll(lambda number=number: woken.append(number)) == 0  # type: ignore[misc]
+    assert len(fence._callbacks) == 1
+    fence.signal()
+    assert woken == [99]
+    assert file.poll(None) == select.POLLIN | select.POLLOUT

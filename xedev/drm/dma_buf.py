@@ -99,6 +99,8 @@ class DmaBufFile(File):
         self.dma_buf = dma_buf
         self.tokens: FdTokens | None = None
         """Where leases of mappings made through this descriptor may wait."""
+        self._waiter: Callable[[], None] | None = None
+        self._watched: set[DmaFence] = set()
 
     @property
     def size(self) -> int:
@@ -129,16 +131,26 @@ class DmaBufFile(File):
 
     def poll(self, waiter: Callable[[], None] | None) -> int:
         """Readable when writers are done, writable when all are (kernel: ``dma_buf_poll``)."""
-        all_of_them = DmaFenceArray(self.dma_buf.pending(uapi_dma_buf.DMA_BUF_SYNC_RW))
-        if waiter is not None and all_of_them.add_callback(waiter):
-            writers = DmaFenceArray(self.dma_buf.writers.pending())
-            writers.add_callback(waiter)
-        writable = not self.dma_buf.pending(uapi_dma_buf.DMA_BUF_SYNC_RW)
+        if waiter is not None:
+            self._waiter = waiter
+        for fence in self.dma_buf.pending(uapi_dma_buf.DMA_BUF_SYNC_RW):
+            # Once for each fence, however often a client looks.
+            if fence not in self._watched and fence.add_callback(self._wake):
+                self._watched.add(fence)
         readable = not self.dma_buf.writers.is_busy
+        writable = not self.dma_buf.pending(uapi_dma_buf.DMA_BUF_SYNC_RW)
         return (POLLIN if readable else 0) | (POLLOUT if writable else 0)
+
+    def _wake(self) -> None:
+        self._watched = {fence for fence in self._watched if not fence.is_signaled()}
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter()
 
     def release(self) -> None:
         """The descriptor was closed."""
+        for fence in tuple(self._watched):
+            fence.remove_callback(self._wake)
         tokens, self.tokens = self.tokens, None
         if tokens is not None:
             tokens.drop_owner(self)
