@@ -77,3 +77,15 @@ def test_a_signal_ends_a_wait_that_is_not_interruptible_with_its_answer() -> Non
     answer = Deferred(WaitQueue(), lambda: False, lambda: 7, is_interruptible=False)
     assert answer.wait(caller) == 7
     assert answer.then(lambda finish: finish() + 1).wait(caller) == 8
+
+
+def test_a_bug_in_a_look_leaves_nothing_either() -> None:
+    abandoned: list[int] = []
+
+    def look() -> bool:
+        raise RuntimeError("on purpose")
+
+    answer = Deferred(WaitQueue(), look, lambda: 7, abandon=lambda: abandoned.append(1))
+    with pytest.raises(RuntimeError):
+        answer.wait(FakeCaller())
+    assert abandoned == [1]

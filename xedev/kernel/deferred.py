@@ -73,6 +73,9 @@ class Deferred(Generic[T]):
             if self.is_interruptible:
                 self.abandon()
                 raise
+        except BaseException:  # a bug in a look: what was set up goes all the same
+            self.abandon()
+            raise
         return self.finish()
 
 
