@@ -22,6 +22,7 @@ from benchmarks import (
     mapping,
     memory,
     mounted,
+    preload,
     reclaim,
     stall,
 )
@@ -62,6 +63,7 @@ def _groups() -> list[_Group]:
         _Group(_only(memory.WHATS, "memory/vma"), _weigh, fresh_process=True),
         _Group(_only(memory.WHATS, "memory/garbage"), _look_for_garbage, fresh_process=True),
         _Group(stall.WHATS, stall.measure),
+        _Group(preload.WHATS, preload.measure),
         _Group(exec_jobs.WHATS, exec_jobs.measure),
         _Group(exec_copies.WHATS, exec_copies.measure),
         # Its clients are forks: of a process that has nothing else in it.

@@ -64,6 +64,10 @@ class Scale:
     """Clients that wait at the same time, and are all woken."""
     waits: int
     """Waits whose memory is measured."""
+    plain_rounds: int
+    """How often calls are measured that no driver sees: they are short, and so easily disturbed."""
+    plain_blocks: int
+    """Blocks of such calls in one round."""
 
 
 FULL = Scale(
@@ -94,6 +98,8 @@ FULL = Scale(
     waiters=400,
     waiters_woken=1_000,
     waits=100_000,
+    plain_rounds=15,
+    plain_blocks=2_000,
 )
 
 QUICK = Scale(
@@ -124,6 +130,8 @@ QUICK = Scale(
     waiters=100,
     waiters_woken=200,
     waits=20_000,
+    plain_rounds=9,
+    plain_blocks=1_000,
 )
 
 TINY = Scale(
@@ -154,6 +162,8 @@ TINY = Scale(
     waiters=4,
     waiters_woken=5,
     waits=100,
+    plain_rounds=1,
+    plain_blocks=5,
 )
 
 SCALES = {scale.name: scale for scale in (FULL, QUICK, TINY)}

@@ -25,6 +25,7 @@ __all__ = (
     "mock",
     "start_client",
     "start_memory",
+    "start_plain",
     "summary_of",
     "tools",
 )
@@ -72,7 +73,12 @@ def _libfuse_flags() -> list[str]:
     return ran.stdout.split()
 
 
-_PROGRAMS = {"client": _no_flags, "memory": _header_flags, "floor": _libfuse_flags}
+_PROGRAMS = {
+    "client": _no_flags,
+    "plain": _no_flags,
+    "memory": _header_flags,
+    "floor": _libfuse_flags,
+}
 
 
 def _compile(program: Path, flags: list[str]) -> None:
@@ -180,13 +186,25 @@ def start_memory(
     return _start(programs / "memory", node or "-", kind, str(size), str(calls), _cpu(cpu))
 
 
+def start_plain(
+    programs: Path, kind: str, blocks: int, cpu: int | None, library: Path | None
+) -> subprocess.Popen[str]:
+    """Let the C program time blocks of calls that no driver sees, with ``library`` preloaded."""
+    preload = {} if library is None else {"LD_PRELOAD": os.fspath(library)}
+    return _start(programs / "plain", kind, str(blocks), _cpu(cpu), **preload)
+
+
 def _cpu(cpu: int | None) -> str:
     return "-1" if cpu is None else str(cpu)
 
 
-def _start(program: Path, *arguments: str) -> subprocess.Popen[str]:
+def _start(program: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [program, *arguments],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 

@@ -52,8 +52,9 @@ def _check_line(line: dict[str, Any]) -> None:
 IN_PROCESS = ("handler/", "growth/", "memory/", "evict/", "pick/")
 MOUNTED = ("mounted/", "stall/")
 MAPPED = ("mapping/", "sigbus/", "bandwidth/", "live/")
+PRELOAD = ("preload/",)
 EXECUTION = ("exec/", "copy/", "wait/")
-COMPARED = ("mapping/", "sigbus/", "bandwidth/", "live/", "evict/", "pick/", "copy/")
+COMPARED = ("mapping/", "sigbus/", "bandwidth/", "live/", "evict/", "pick/", "copy/", "preload/")
 
 
 def _only(groups: tuple[str, ...]) -> list[str]:
@@ -81,7 +82,7 @@ def _check_comparisons(report: dict[str, Any]) -> None:
 
 
 def test_every_group_is_tested() -> None:
-    assert _listed() == _listed(*_only(IN_PROCESS + MOUNTED + MAPPED + EXECUTION))
+    assert _listed() == _listed(*_only(IN_PROCESS + MOUNTED + MAPPED + PRELOAD + EXECUTION))
 
 
 def test_in_process() -> None:
@@ -126,6 +127,16 @@ def test_execution() -> None:
     _check_comparisons(report)
     lost = next(line for line in report["lines"] if line["name"] == "wait/lost")
     assert lost["skipped"] or lost["median"] == 0
+
+
+@pytest.mark.fuse
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no gcc")
+def test_preload() -> None:
+    report = _report(*_only(PRELOAD))
+    for line in report["lines"]:
+        _check_line(line)
+        assert not line["skipped"]
+    _check_comparisons(report)
 
 
 def test_what_is_missing_for_a_mount_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
