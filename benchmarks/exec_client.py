@@ -32,6 +32,7 @@ class Job:
         self._syncobj = device.syncobj_create()
         self._sync = sync_signal(self._syncobj)
         self._handle = ctypes.c_uint32(self._syncobj)
+        self._array = drm.drm_syncobj_array(handles=ctypes.addressof(self._handle), count_handles=1)
         self._exec = xe_drm.drm_xe_exec(
             exec_queue_id=queue,
             num_syncs=1,
@@ -46,6 +47,10 @@ class Job:
     def submit(self) -> None:
         """EXEC."""
         self._device.transport.ioctl(xe_drm.DRM_IOCTL_XE_EXEC, self._exec)
+
+    def reset(self) -> None:
+        """SYNCOBJ_RESET."""
+        self._device.transport.ioctl(drm.DRM_IOCTL_SYNCOBJ_RESET, self._array)
 
     def wait(self) -> None:
         """SYNCOBJ_WAIT for the latest."""

@@ -18,6 +18,7 @@ from benchmarks import (
     exec_waits,
     growth,
     handlers,
+    igt_load,
     live,
     mapping,
     memory,
@@ -64,6 +65,7 @@ def _groups() -> list[_Group]:
         _Group(_only(memory.WHATS, "memory/garbage"), _look_for_garbage, fresh_process=True),
         _Group(stall.WHATS, stall.measure),
         _Group(preload.WHATS, preload.measure),
+        _Group(igt_load.WHATS, igt_load.measure),
         _Group(exec_jobs.WHATS, exec_jobs.measure),
         _Group(exec_copies.WHATS, exec_copies.measure),
         # Its clients are forks: of a process that has nothing else in it.

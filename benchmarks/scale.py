@@ -68,6 +68,8 @@ class Scale:
     """How often calls are measured that no driver sees: they are short, and so easily disturbed."""
     plain_blocks: int
     """Blocks of such calls in one round."""
+    igt_rounds: int
+    """How often IGT's subtests are run."""
 
 
 FULL = Scale(
@@ -100,6 +102,7 @@ FULL = Scale(
     waits=100_000,
     plain_rounds=15,
     plain_blocks=2_000,
+    igt_rounds=5,
 )
 
 QUICK = Scale(
@@ -132,6 +135,7 @@ QUICK = Scale(
     waits=20_000,
     plain_rounds=9,
     plain_blocks=1_000,
+    igt_rounds=3,
 )
 
 TINY = Scale(
@@ -164,6 +168,7 @@ TINY = Scale(
     waits=100,
     plain_rounds=1,
     plain_blocks=5,
+    igt_rounds=1,
 )
 
 SCALES = {scale.name: scale for scale in (FULL, QUICK, TINY)}

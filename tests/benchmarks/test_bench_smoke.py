@@ -53,8 +53,19 @@ IN_PROCESS = ("handler/", "growth/", "memory/", "evict/", "pick/")
 MOUNTED = ("mounted/", "stall/")
 MAPPED = ("mapping/", "sigbus/", "bandwidth/", "live/")
 PRELOAD = ("preload/",)
+IGT = ("igt/",)
 EXECUTION = ("exec/", "copy/", "wait/")
-COMPARED = ("mapping/", "sigbus/", "bandwidth/", "live/", "evict/", "pick/", "copy/", "preload/")
+COMPARED = (
+    "mapping/",
+    "sigbus/",
+    "bandwidth/",
+    "live/",
+    "evict/",
+    "pick/",
+    "copy/",
+    "preload/",
+    "igt/",
+)
 
 
 def _only(groups: tuple[str, ...]) -> list[str]:
@@ -82,7 +93,7 @@ def _check_comparisons(report: dict[str, Any]) -> None:
 
 
 def test_every_group_is_tested() -> None:
-    assert _listed() == _listed(*_only(IN_PROCESS + MOUNTED + MAPPED + PRELOAD + EXECUTION))
+    assert _listed() == _listed(*_only(IN_PROCESS + MOUNTED + MAPPED + PRELOAD + IGT + EXECUTION))
 
 
 def test_in_process() -> None:
