@@ -241,6 +241,33 @@ def test_an_ordinary_user(tmp_path: Path) -> None:
     assert ran.stdout.split() == ["65534", "226:0", "CapEff:", "0" * 16], ran.stderr
 
 
+def test_an_ordinary_user_who_may_have_no_namespace_is_told_the_cure() -> None:
+    """Where they are forbidden: here by the limit of a user namespace around it."""
+    script = (
+        "echo 0 > /proc/sys/user/max_user_namespaces && "
+        "exec setpriv --bounding-set=-all --inh-caps=-all "
+        f"{sys.executable} -m xedev.cli run --no-preload -- true"
+    )
+    ran = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "sh", "-c", script],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=EXIT_TIMEOUT,
+        check=False,
+    )
+    assert ran.returncode == 125
+    assert "may make no mount namespace here" in ran.stderr
+    assert "sysctl user.max_user_namespaces=" in ran.stderr
+
+
+def test_the_program_has_no_rights_over_the_machine_itself() -> None:
+    """Not to its kernel modules (bit 16), its ports (17) and its power switch (22)."""
+    has = int(shell("sed -n 's/^CapEff:\t//p' /proc/self/status"), 16)
+    assert not has & (1 << 16 | 1 << 17 | 1 << 22)
+    assert has >> 21 & 1, "CAP_SYS_ADMIN stays"
+
+
 def test_env_is_for_a_shell() -> None:
     ran = run_command("env", "/some where")
     lines = ran.stdout.splitlines()

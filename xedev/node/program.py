@@ -27,6 +27,10 @@ _FORWARDED = {
 _SI_KERNEL = 0x80
 """``si_code`` of a signal from the terminal, which has reached the program by itself."""
 _PR_SET_PDEATHSIG = 1
+_PR_CAPBSET_DROP = 24
+_NOT_FOR_PROGRAMS = {"CAP_SYS_MODULE": 16, "CAP_SYS_RAWIO": 17, "CAP_SYS_BOOT": 22}
+"""Rights over the machine itself, which a test of the real driver may try to use: root's program
+could unload the machine's own GPU driver."""
 _PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -74,6 +78,9 @@ def _child(
     """Become the program; tell the errno if that is not possible."""
     try:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        for capability in _NOT_FOR_PROGRAMS.values():
+            # Without the right to, there is nothing to drop.
+            _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
         for number in _PYTHON_IGNORES:
             signal.signal(number, signal.SIG_DFL)
         if root != "/":
