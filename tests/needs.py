@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.clients.chroot import default_directory, why_no_chroot
+
 __all__ = ("NEEDS", "required", "why_missing")
 
 _CAP_SYS_ADMIN = 21
@@ -66,6 +68,10 @@ def _why_no_header() -> str:
     return _why_no_compiler()
 
 
+def _why_no_chroot() -> str:
+    return why_no_chroot(default_directory())
+
+
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True, timeout=30, check=False
@@ -77,6 +83,7 @@ NEEDS: dict[str, Callable[[], str]] = {
     "root": _why_no_root,
     "header": _why_no_header,
     "clients": _why_no_compiler,
+    "chroot": _why_no_chroot,
 }
 """Marker -> probe."""
 

@@ -117,6 +117,7 @@ _STRUCTS: dict[str, type[Struct]] = {
     "XE_MOCK_IOCTL_IMPORT_FOREIGN": xe_mock.xe_mock_import_foreign,
     "XE_MOCK_IOCTL_BO_INFO": xe_mock.xe_mock_bo_info,
     "XE_MOCK_IOCTL_FDINFO": xe_mock.xe_mock_fdinfo,
+    "XE_MOCK_IOCTL_MMU_NOTIFY": xe_mock.xe_mock_mmu_notify,
 }
 
 

@@ -101,12 +101,29 @@ struct xe_mock_fdinfo {
 	char text[XE_MOCK_FDINFO_MAX];	/* out: lines, NUL-terminated */
 };
 
+/*
+ * MMU_NOTIFY: stands in for the kernel's MMU notifier.  The caller is about to change what it has
+ * mapped, or has done so.  Answered when no job uses user memory there any more; until the second
+ * call none begins.
+ */
+struct xe_mock_mmu_notify {
+	uint64_t address;	/* in: first byte, a multiple of the page size */
+	uint64_t length;	/* in: bytes */
+	uint64_t cookie;	/* in: 0 before the change, after it what the first call gave;
+				 * out: 0 for nothing that has to be told of the end */
+	uint32_t flags;		/* in: 0 */
+	uint32_t pad;
+	uint64_t reserved[2];
+};
+
 #define XE_MOCK_IOCTL_MMAP	_IOWR(XE_MOCK_IOCTL_BASE, 0x00, struct xe_mock_mmap)
 #define XE_MOCK_IOCTL_FAULT	_IOWR(XE_MOCK_IOCTL_BASE, 0x01, struct xe_mock_fault)
 #define XE_MOCK_IOCTL_IMPORT_FOREIGN \
 	_IOWR(XE_MOCK_IOCTL_BASE, 0x02, struct xe_mock_import_foreign)
 #define XE_MOCK_IOCTL_BO_INFO	_IOWR(XE_MOCK_IOCTL_BASE, 0x03, struct xe_mock_bo_info)
 #define XE_MOCK_IOCTL_FDINFO	_IOWR(XE_MOCK_IOCTL_BASE, 0x04, struct xe_mock_fdinfo)
+#define XE_MOCK_IOCTL_MMU_NOTIFY \
+	_IOWR(XE_MOCK_IOCTL_BASE, 0x05, struct xe_mock_mmu_notify)
 
 /* --- pieces of a mapping ------------------------------------------------------------------ */
 

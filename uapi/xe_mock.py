@@ -52,6 +52,7 @@ __all__ = (
     "XE_MOCK_IOCTL_FDINFO",
     "XE_MOCK_IOCTL_IMPORT_FOREIGN",
     "XE_MOCK_IOCTL_MMAP",
+    "XE_MOCK_IOCTL_MMU_NOTIFY",
     "XE_MOCK_PATH_MAX",
     "XE_MOCK_REPLY_MAGIC",
     "XE_MOCK_REQUEST_MAGIC",
@@ -75,6 +76,7 @@ __all__ = (
     "xe_mock_fdinfo",
     "xe_mock_import_foreign",
     "xe_mock_mmap",
+    "xe_mock_mmu_notify",
     "xe_mock_reply",
     "xe_mock_request",
     "xe_mock_window",
@@ -206,11 +208,28 @@ class xe_mock_fdinfo(Struct):
     text: Annotated[bytes, c_char * XE_MOCK_FDINFO_MAX]  # out: lines, NUL-terminated
 
 
+@layout
+class xe_mock_mmu_notify(Struct):
+    """MMU_NOTIFY: stands in for the kernel's MMU notifier. The caller is about to change what it
+    has mapped, or has done so.
+
+    Answered when no job uses user memory there any more; until the second call none begins.
+    """
+
+    address: x64  # in: first byte; a multiple of the page size
+    length: x64  # in: bytes
+    cookie: u64  # in: 0 before the change, after it what the first call gave; out: 0 for nothing
+    flags: x32  # in: 0
+    pad: u32
+    reserved: Annotated[c_array[c_uint64], c_uint64 * 2]
+
+
 XE_MOCK_IOCTL_MMAP = IOWR(XE_MOCK_IOCTL_BASE, 0x00, xe_mock_mmap)
 XE_MOCK_IOCTL_FAULT = IOWR(XE_MOCK_IOCTL_BASE, 0x01, xe_mock_fault)
 XE_MOCK_IOCTL_IMPORT_FOREIGN = IOWR(XE_MOCK_IOCTL_BASE, 0x02, xe_mock_import_foreign)
 XE_MOCK_IOCTL_BO_INFO = IOWR(XE_MOCK_IOCTL_BASE, 0x03, xe_mock_bo_info)
 XE_MOCK_IOCTL_FDINFO = IOWR(XE_MOCK_IOCTL_BASE, 0x04, xe_mock_fdinfo)
+XE_MOCK_IOCTL_MMU_NOTIFY = IOWR(XE_MOCK_IOCTL_BASE, 0x05, xe_mock_mmu_notify)
 
 # --- frames --------------------------------------------------------------------------------
 

@@ -7,11 +7,18 @@ the programs that use it.  The binary interface itself is the package ``uapi``.
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
 __all__ = ("__version__",)
 
-try:
-    __version__ = version("xe-mock")
-except PackageNotFoundError:  # a checkout that is used in place
-    __version__ = "0+checkout"
+__version__: str
+
+
+def __getattr__(name: str) -> str:
+    # Looked up when somebody asks: it takes longer than the rest of the GPU's process to start.
+    if name != "__version__":
+        raise AttributeError(name)
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("xe-mock")
+    except PackageNotFoundError:  # a checkout that is used in place
+        return "0+checkout"

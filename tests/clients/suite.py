@@ -72,6 +72,7 @@ _TOGETHER = (
 
 _TWO_DEVICES = (
     Igt("xe_multigpu_svm", options=TWO, on="two devices"),
+    Igt("xe_exec_basic", only=("multigpu-*",), options=TWO, on="two devices"),
     Igt("xe_peer2peer", options=TWO, on="two devices"),
 )
 _ON_CRI = (
@@ -85,7 +86,8 @@ _NOT_MODELLED = (
     *_igt("core_hotunplug device_reset dmabuf dmabuf_sync_file drm_buddy drm_mm drm_read", 60),
     *_igt("drm_virtgpu prime_busy prime_mmap prime_mmap_coherency prime_mmap_kms", 60),
     *_igt("prime_self_import prime_udl prime_vgem xe_compute_preempt xe_configfs xe_eu_stall", 60),
-    *_igt("xe_evict_ccs xe_exec_sip xe_fault_injection xe_gpgpu_fill xe_huc_copy", 60),
+    Igt("xe_evict_ccs", options=("--vram", "4G"), part=1),
+    *_igt("xe_exec_sip xe_fault_injection xe_gpgpu_fill xe_huc_copy", 60),
     *_igt("xe_live_ktest xe_media_fill xe_module_load xe_non_msix xe_oa xe_pm xe_pmu", 60),
     *_igt("xe_prefetch_fault xe_render_copy xe_sriov_admin xe_sriov_auto_provisioning", 60),
     *_igt("xe_sriov_flr xe_sriov_scheduling xe_sriov_vfio xe_sriov_vram xe_survivability", 60),

@@ -113,6 +113,8 @@ class FakePort:
         if self.on_spin is not None:
             self.on_spin()
 
+    wait = spin
+
     def _step(self) -> None:
         self._limit -= 1
         if self._limit < 0:

@@ -56,6 +56,8 @@ class GpuProcess:
         """All questions, oldest first."""
         self.clients: dict[int, bytearray] = {}
         """Memory of processes, from address 0 on, by key."""
+        self.process_of: Callable[[int], int] = lambda key: 0
+        """Whose it is, if the GPU may reach it itself."""
         self.mend: Callable[[int, int, int], bool] = lambda queue, address, access: False
         """What page faults lead to."""
         self.silent: set[int] = set()
@@ -121,6 +123,7 @@ class GpuProcess:
             Ask.WRITE: self._write,
             Ask.SWAP: self._swap,
             Ask.SETTLE: lambda: True,
+            Ask.PROCESS: lambda key: self.process_of(key),
         }
         self.send(abi.REPLY, request, answers[what](*details))
 

@@ -12,6 +12,7 @@ HERE = at(DATA)
 PIPE_CONTROL = 0x7A000004
 STORE = (0x10000002, *at(DATA + 64), 1)
 WALKER = 0x72080000 | 38
+RESOURCE_BARRIER = 0xAC000000 | 3
 
 
 def is_stored(gpu: FakeGpu) -> bool:
@@ -66,7 +67,7 @@ def test_pipe_control_to_what_is_not_the_users_hangs(gpu: FakeGpu, flags: int) -
 
 
 @pytest.mark.parametrize("engine_class", [COPY, VIDEO_DECODE, VIDEO_ENHANCE])
-@pytest.mark.parametrize("header", [PIPE_CONTROL, WALKER])
+@pytest.mark.parametrize("header", [PIPE_CONTROL, WALKER, RESOURCE_BARRIER])
 def test_only_render_and_compute_have_the_pipe(engine_class: int, header: int) -> None:
     with pytest.raises(GpuHang, match="not a render or compute engine"):
         FakeGpu(engine_class).run(header, *[0] * 40)
@@ -75,13 +76,12 @@ def test_only_render_and_compute_have_the_pipe(engine_class: int, header: int) -
 # ---- COMPUTE_WALKER ----
 
 
-def walker(post_sync: int, *, flags: int = 0, data: tuple[int, int] = (0, 0)) -> list[int]:
-    dwords = [0] * 40
-    dwords[0] = WALKER | flags
-    dwords[27] = post_sync
-    dwords[28:30] = HERE
-    dwords[30:32] = data
-    return dwords
+def walker(
+    post_sync: int, *, flags: int = 0, data: tuple[int, int] = (0, 0), length: int = 40
+) -> list[int]:
+    """Xe2's is of 40 dwords, Xe_HPG's of 39; the last eight are for the threads."""
+    before = [WALKER - 40 + length | flags] + [0] * (length - 14)
+    return [*before, post_sync, *HERE, *data, *[0xFFFF_FFFF] * 8]
 
 
 def test_a_walker_stores_four_timestamps(gpu: FakeGpu) -> None:
@@ -93,8 +93,9 @@ def test_a_walker_stores_four_timestamps(gpu: FakeGpu) -> None:
     assert is_stored(gpu)
 
 
-def test_a_walker_stores_data(gpu: FakeGpu) -> None:
-    gpu.run(*walker(1, data=(7, 8)))
+@pytest.mark.parametrize("length", [39, 40])
+def test_a_walker_stores_data(gpu: FakeGpu, length: int) -> None:
+    gpu.run(*walker(1, data=(7, 8), length=length))
     assert gpu.data == 8 << 32 | 7
 
 
@@ -131,6 +132,8 @@ BBE = 0x05000000
         (0x79170000 | 0x101, 0x103),  # 3DSTATE_SO_DECL_LIST
         (0x7B000000 | 5, 7),  # 3DPRIMITIVE
         (0x80000000 | 3, 5),  # GFX_STATE
+        (RESOURCE_BARRIER, 5),
+        (0xAD000000 | 3, 5),  # with predicate
     ],
 )
 def test_other_commands_are_skipped_by_their_length(gpu: FakeGpu, header: int, length: int) -> None:
@@ -167,6 +170,7 @@ def test_a_copy_engine_has_the_blitter() -> None:
         (RENDER, 0x4FC00000, "unknown blitter command"),
         (RENDER, 0x20000000, "unknown command client"),
         (RENDER, 0xA0000000, "unknown command client"),
+        (RENDER, 0xA8000000, "unknown command client"),
         (RENDER, 0xFFFFFFFF, "unknown command client"),
     ],
 )

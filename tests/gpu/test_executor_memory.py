@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,8 +136,8 @@ def test_an_answer_about_a_bo_that_is_gone_opens_nothing(gpu: GpuProcess) -> Non
     gpu.job(5, 2, CODE)
     while asked(gpu, Ask.PAGES) < 2:
         gpu.pump()
-    gpu.send(abi.REPLY, gpu.asked[-1][1], gpu._pages(DATA_BO))
     gpu.send(abi.FORGET, (DATA_BO,), ())
+    gpu.send(abi.REPLY, gpu.asked[-1][1], gpu._pages(DATA_BO))
     assert gpu.next(abi.FAILED, 5)[3] == Failure.FAULT
     assert open_files(gpu) == before
 
@@ -239,6 +241,56 @@ def test_atomics_of_two_engines_on_memory_of_a_process(gpu: GpuProcess, client: 
     for number in (6, 7):
         gpu.next(abi.DONE, number)
     assert int.from_bytes(client[:4], "little") == 200
+
+
+@pytest.fixture
+def ours(gpu: GpuProcess) -> Iterator[tuple[int, mmap.mmap]]:
+    """Two pages of this process, of which the first one was touched, mapped at `OTHER`."""
+    with mmap.mmap(-1, 2 * PAGE) as memory:
+        view = ctypes.c_char.from_buffer(memory)
+        address = ctypes.addressof(view)
+        memory[:4] = b"abcd"
+        gpu.clients[CLIENT] = bytearray()
+        gpu.map(OTHER, OTHER + 2 * PAGE, RangeKind.CLIENT, CLIENT, address)
+        yield address, memory
+        del view
+
+
+BATCH = BatchBuilder().copy_dword(OTHER + 8, OTHER).store_dword(OTHER + 12, 42).end()
+
+
+def test_pages_that_are_there_are_reached_without_the_driver(
+    gpu: GpuProcess, ours: tuple[int, mmap.mmap]
+) -> None:
+    gpu.process_of = lambda key: os.getpid()
+    run(gpu, BATCH)
+    assert ours[1][8:16] == b"abcd*\0\0\0"
+    assert not asked(gpu, Ask.READ)
+    assert not asked(gpu, Ask.WRITE)
+
+
+def test_a_page_that_is_not_there_is_left_to_the_driver(
+    gpu: GpuProcess, ours: tuple[int, mmap.mmap]
+) -> None:
+    gpu.process_of = lambda key: os.getpid()
+    run(gpu, BatchBuilder().store_dword(OTHER + PAGE, 42).end())
+    assert [message[2:5] for message in gpu.asked if message[2] == Ask.WRITE] == [
+        (Ask.WRITE, CLIENT, ours[0] + PAGE)
+    ]
+
+
+def test_a_process_that_becomes_another_program_is_left_to_the_driver(
+    gpu: GpuProcess, ours: tuple[int, mmap.mmap]
+) -> None:
+    answers = iter([os.getpid(), 0])
+    gpu.process_of = lambda key: next(answers)
+    gpu.silent.add(Ask.READ)
+    gpu.load(CODE_BO, 0, BATCH)
+    gpu.job(5, 1, CODE)
+    while not asked(gpu, Ask.READ):
+        gpu.pump()
+    assert asked(gpu, Ask.PROCESS) == 2
+    assert ours[1][8:12] == bytes(4)
 
 
 # ---- page faults ----

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import errno
 import fcntl
 import json
@@ -25,6 +26,7 @@ from uapi import drm
 from xedev.cli.main import main
 from xedev.client import Device, IoctlTransport
 from xedev.node import daemon_start
+from xedev.node.caller import read_status
 from xedev.node.daemon import MountOptions, probe
 from xedev.node.mounts import abort_connection, canonical, find_mount, unmount_lazily
 from xedev.node.server import start_time
@@ -339,11 +341,28 @@ def test_without_the_library_there_is_no_fuse(monkeypatch: pytest.MonkeyPatch) -
     assert "apt install" in str(probe())
 
 
+MAY_MOUNT = 1 << 21
+"""CAP_SYS_ADMIN."""
+
+
 @fuse
-def test_without_the_helper_only_root_can_mount(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("uid", "capabilities", "words"),
+    [
+        (0, MAY_MOUNT, "None"),
+        (0, 0, "root lacks CAP_SYS_ADMIN"),
+        (1000, 0, "there is no fusermount3"),
+        (1000, MAY_MOUNT, "None"),  # in a user namespace of their own
+    ],
+)
+def test_who_can_mount_without_the_helper(
+    monkeypatch: pytest.MonkeyPatch, uid: int, capabilities: int, words: str
+) -> None:
     monkeypatch.setattr(daemon_start, "fusermount", lambda: None)
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert "fusermount3" in str(probe())
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    status = dataclasses.replace(read_status(os.getpid()), effective=capabilities)
+    monkeypatch.setattr(daemon_start, "read_status", lambda pid: status)
+    assert words in str(probe())
 
 
 @fuse

@@ -125,6 +125,55 @@ def test_status_of_a_thread() -> None:
     assert set(os.getgroups()) == status.groups
 
 
+@pytest.fixture(params=["asked", "looked up"])
+def mappings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ProcessMemory:
+    """Our own memory; the second time as of a kernel that cannot be asked for single mappings."""
+
+    def unknown(_maps: int, _address: int) -> None:
+        raise OSError(errno.ENOTTY, "no such query")
+
+    if request.param != "asked":
+        monkeypatch.setattr(process_memory, "_query_vma", unknown)
+    return ProcessMemory(os.getpid())
+
+
+def test_mappings(mappings: ProcessMemory, holed: int) -> None:
+    page = mmap.PAGESIZE
+    for index, rights in enumerate([(True, True), (True, False), (False, False)]):
+        vma = mappings.find_vma(holed + index * page + 8)
+        assert vma is not None
+        assert vma.start <= holed + index * page < vma.end
+        assert (vma.readable, vma.writable, vma.anonymous) == (*rights, True)
+
+
+def test_the_next_mapping_after_a_hole(mappings: ProcessMemory, holed: int) -> None:
+    page = mmap.PAGESIZE
+    _libc.munmap(ctypes.c_void_p(holed + page), page)
+    vma = mappings.find_vma(holed + page)
+    assert vma is not None
+    assert vma.start == holed + 2 * page
+    assert mappings.find_vma((1 << 64) - page) is None
+
+
+def test_a_mapped_file_is_not_anonymous(mappings: ProcessMemory) -> None:
+    fd = os.memfd_create("file")
+    os.ftruncate(fd, mmap.PAGESIZE)
+    with mmap.mmap(fd, mmap.PAGESIZE) as memory:
+        cell = ctypes.c_char.from_buffer(memory)
+        vma = mappings.find_vma(ctypes.addressof(cell))
+        assert vma is not None
+        assert not vma.anonymous
+        del cell
+    os.close(fd)
+
+
+def test_of_a_process_that_is_gone_nothing_is_found(mappings: ProcessMemory) -> None:
+    assert ProcessMemory(0).find_vma(0) is None
+    assert lasting_memory(0).find_vma(0) is None
+    assert lasting_memory(0).pid == 0
+    assert lasting_memory(os.getpid()).pid == mappings.pid == os.getpid()
+
+
 # ---- memory that lasts ----
 
 _CELL_THEN_CAT = """

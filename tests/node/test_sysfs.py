@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from xedev.client import Device
+from xedev.client.transport import IoctlError
+from xedev.drm.drm_file import DrmFile
 from xedev.kernel.errors import KernelError
 from xedev.node.local import LocalTransport
 from xedev.node.tree import Tree
-from xedev.xe.xe_device import XeConfig, XeDevice, xe_probe
+from xedev.xe.xe_device import XeConfig, XeDevice, xe_probe, xe_probe_again
 
 BMG = "devices/pci0000:00/0000:00:01.0/0000:01:00.0/0000:02:01.0/0000:03:00.0"
 BMG_1 = "devices/pci0000:00/0000:00:01.0/0000:01:00.0/0000:02:02.0/0000:04:00.0"
@@ -78,7 +81,7 @@ def test_two_cards_are_found_by_class_number_and_bus(
         assert links(tree, top) == expected
 
 
-@pytest.mark.parametrize("profile", ["bmg", "lnl", "dg2"])
+@pytest.mark.parametrize("profile", ["bmg", "lnl", "dg2", "cri"])
 def test_every_link_leads_somewhere(
     machine: Callable[..., tuple[Tree, tuple[XeDevice, ...]]], profile: str
 ) -> None:
@@ -201,3 +204,85 @@ def test_debugfs_is_found_by_minor_and_by_slot(mounted_node: Callable[..., str])
     names = {(dri / name / "name").read_text() for name in ("0", "128", "0000:03:00.0")}
     assert len(names) == 1
     assert "PAT[ 2] = [ 0, 0, 0, 0, 3, 3 ]" in (dri / "0/tile0/gt1/pat_sw_config").read_text()
+
+
+# ---- the driver lets go of a device, and takes it again --------------------------------------
+
+DRIVER = "/sys/bus/pci/drivers/xe"
+SLOT = "0000:03:00.0"
+
+
+@pytest.fixture
+def card() -> Iterator[tuple[Tree, list[XeDevice]]]:
+    devices = [XeDevice()]
+
+    def probe(index: int) -> XeDevice:
+        devices.append(xe_probe_again(devices[-1]))
+        return devices[-1]
+
+    yield Tree(devices[:1], [], probe), devices
+    devices[-1].shutdown()
+
+
+def write(tree: Tree, client: LocalTransport, path: str, text: bytes) -> None:
+    tree.open(path, os.O_WRONLY, client.caller()).write(text, 0, False, client.caller())
+
+
+def failure(call: Callable[[], object]) -> int | None:
+    with pytest.raises(KernelError) as raised:
+        call()
+    return raised.value.errno
+
+
+def test_an_unbound_device_has_no_nodes(card: tuple[Tree, list[XeDevice]]) -> None:
+    tree, devices = card
+    client = LocalTransport(devices[0])
+    write(tree, client, f"{DRIVER}/unbind", SLOT.encode() + b"\0")
+    assert tree.readdir("/dev/dri") == []
+    assert f"{DRIVER}/{SLOT}" not in links(tree, DRIVER)
+    assert failure(lambda: tree.open("/dev/dri/card0", os.O_RDWR, client.caller())) == errno.ENOENT
+    assert failure(lambda: write(tree, client, f"{DRIVER}/unbind", SLOT.encode())) == errno.ENODEV
+    with pytest.raises(IoctlError) as raised:
+        Device(client).vm_create()
+    assert raised.value.errno == errno.ENODEV
+
+
+def test_a_device_that_was_bound_again_works_as_if_new(card: tuple[Tree, list[XeDevice]]) -> None:
+    tree, devices = card
+    client = LocalTransport(devices[0])
+    before = tree.getattr("/dev/dri/card0")
+    devices[0].declare_wedged()
+    write(tree, client, f"{DRIVER}/unbind", SLOT.encode())
+    write(tree, client, f"{DRIVER}/bind", SLOT.encode())
+    assert tree.getattr("/dev/dri/card0").ino == before.ino
+    assert sorted(tree.readdir("/dev/dri")) == ["card0", "renderD128", "xe-mock"]
+    file = tree.open("/dev/dri/renderD128", os.O_RDWR, client.caller())
+    assert isinstance(file, DrmFile)
+    assert file.device is devices[1]
+    file.release()
+    with Device(LocalTransport(devices[1])) as device:
+        assert device.vm_create() == 1
+    with pytest.raises(IoctlError) as raised:
+        Device(client).vm_create()
+    assert raised.value.errno == errno.ECANCELED
+
+
+@pytest.mark.parametrize(
+    ("name", "slot"),
+    [
+        ("bind", SLOT),
+        *((name, slot) for name in ("bind", "unbind") for slot in ("0000:07:00.0", "")),
+    ],
+)
+def test_only_its_own_devices_can_be_bound(
+    card: tuple[Tree, list[XeDevice]], name: str, slot: str
+) -> None:
+    tree, devices = card
+    client = LocalTransport(devices[0])
+    path = f"{DRIVER}/{name}"
+    assert failure(lambda: write(tree, client, path, slot.encode())) == errno.ENODEV
+
+
+def test_the_driver_is_found_by_its_module(card: tuple[Tree, list[XeDevice]]) -> None:
+    tree, _ = card
+    assert links(tree, "/sys/module") == {"module/xe/drivers/pci:xe": "bus/pci/drivers/xe"}

@@ -43,6 +43,37 @@ static int client_of(int fd)
 	return atoi(found + strlen("drm-client-id:\t"));
 }
 
+/* Of a child too: it has a node of its own. */
+static void of_another_process(const char *dri)
+{
+	int answers[2], requests[2], theirs, directory;
+	char name[16], path[64];
+	pid_t child;
+
+	CHECK(!pipe(answers) && !pipe(requests));
+	child = fork();
+	CHECK(child >= 0);
+	if (!child) {
+		theirs = open_node(dri);
+		CHECK(write(answers[1], &theirs, sizeof(theirs)) == sizeof(theirs));
+		CHECK(read(requests[0], &theirs, 1) == 1);
+		_exit(0);
+	}
+	CHECK(read(answers[0], &theirs, sizeof(theirs)) == sizeof(theirs));
+	snprintf(name, sizeof(name), "%d", theirs);
+	snprintf(path, sizeof(path), "/proc/%d/fdinfo", child);
+	directory = open(path, O_RDONLY | O_DIRECTORY);
+	CHECK(directory >= 0);
+	tells(read_all(openat(directory, name, O_RDONLY)));
+	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", child, theirs);
+	tells(read_all(open(path, O_RDONLY)));
+	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", child, answers[1]);
+	CHECK(!strstr(read_all(open(path, O_RDONLY)), "drm-"));
+	REFUSED(ENOENT, openat(directory, "999", O_RDONLY));
+	CHECK(write(requests[1], "", 1) == 1 && waitpid(child, NULL, 0) == child);
+	REFUSED(ENOENT, open(path, O_RDONLY));
+}
+
 int main(int argc, char **argv)
 {
 	int drm, other, again, directory;
@@ -73,6 +104,7 @@ int main(int argc, char **argv)
 	snprintf(name, sizeof(name), "%d", directory);
 	CHECK(!strstr(read_all(openat(directory, name, O_RDONLY)), "drm-"));
 	REFUSED(ENOENT, openat(directory, "999", O_RDONLY));
+	of_another_process(argv[1]);
 	CHECK(!fopen("/proc/self/fdinfo/999", "r") && errno == ENOENT);
 	return 0;
 }

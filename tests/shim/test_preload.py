@@ -26,7 +26,10 @@ pytestmark = [
 HERE = Path(__file__).parent
 SHIM = Path(str(resources.files("xedev.shim")))
 UAPI = Path(str(resources.files("uapi")))
-PROGRAMS = ("stat_family", "old_stat", "ioctl_descriptors", "lseek_family", "fdinfo", "processes")
+PROGRAMS = (
+    *("stat_family", "old_stat", "ioctl_descriptors", "lseek_family", "fdinfo", "processes"),
+    "userptr",
+)
 FLAGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-pthread", "-ldl")
 ADDRESS = ("-fsanitize=address", "-g", "-O1", "-pthread", "-ldl")
 SHARED = ("-fPIC", "-shared", "-I", str(UAPI))

@@ -126,7 +126,7 @@ def test_ids_are_the_lowest_free_ones_from_1(device: Device) -> None:
     assert create(device, vm, [CCS]) == 2
 
 
-@pytest.mark.parametrize("profile", ["bmg", "lnl", "dg2"])
+@pytest.mark.parametrize("profile", ["bmg", "lnl", "dg2", "cri"])
 def test_every_engine_of_the_query_can_have_a_queue(profile: str) -> None:
     with Device(LocalTransport(XeDevice(XeConfig(profile=profile)))) as device:
         vm = device.vm_create()

@@ -238,6 +238,7 @@ def test_hwconfig(profile: str) -> None:
     assert set(words[1::3]) == {1}, "the length of each value, in words"
     assert len(table) * 12 == len(data)
     assert table[1] > 0, "NEO divides by the number of slices"
+    assert table[64] > 0, "NEO tells the cache's size by it"
     assert table[2] == table[70] == EXPECTED[profile].dss.bit_count()
     assert table[3] == table[71] == EXPECTED[profile].eus[1].bit_count()
     if profile == "bmg":

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import itertools
-import mmap
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -14,102 +12,19 @@ import pytest
 
 from tests.xe.gate import Gate, error_of, waits_for
 from tests.xe.gpu_work import ADDR, FAULT, PAGE, RCS, Board
+from tests.xe.mirrors import (
+    PROT_NONE,
+    PROT_READ,
+    PROT_WRITE,
+    READ_ONLY,
+    SIZE_2M,
+    Mirror,
+    Pages,
+)
 from uapi import xe_drm
 from xedev.client import BatchBuilder, Device
-from xedev.client.memory import UserFence, op_map, op_map_userptr, op_unmap
+from xedev.client.memory import UserFence, op_map, op_map_userptr
 from xedev.testing.target import Target
-
-SIZE_2M = 2 << 20
-MIRROR = xe_drm.DRM_XE_VM_BIND_FLAG_CPU_ADDR_MIRROR
-READ_ONLY = xe_drm.DRM_XE_VM_BIND_FLAG_READONLY
-PROT_NONE, PROT_READ, PROT_WRITE = 0, 1, 2
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = [
-    *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int),
-    *(ctypes.c_int, ctypes.c_int, ctypes.c_long),
-]
-_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-_libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-MAP_FIXED = 0x10
-
-
-class Pages:
-    """Memory of this process that a test may unmap and protect."""
-
-    # Far from where the kernel puts what others ask for: nobody else takes what is unmapped.
-    places = itertools.count(0x6000_0000_0000, 1 << 30)
-
-    def __init__(self, size: int) -> None:
-        self.address = next(self.places)
-        self.size = size
-        self.map_again()
-
-    def map_again(self) -> None:
-        """New memory at this place."""
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_FIXED
-        assert _libc.mmap(self.address, self.size, 3, flags, -1, 0) == self.address
-
-    def unmap(self, offset: int = 0, size: int = 0) -> None:
-        """Away with it."""
-        assert _libc.munmap(self.address + offset, size or self.size) == 0
-
-    def protect(self, prot: int, offset: int = 0, size: int = 0) -> None:
-        """Change what may be done there."""
-        assert _libc.mprotect(self.address + offset, size or self.size, prot) == 0
-
-    def read(self, offset: int = 0) -> int:
-        return ctypes.c_uint32.from_address(self.address + offset).value
-
-    def write(self, value: int, offset: int = 0) -> None:
-        ctypes.c_uint32.from_address(self.address + offset).value = value
-
-    def close(self) -> None:
-        self.unmap()
-
-
-class Mirror:
-    """A faulting VM whose addresses are those of this process, but for the board's."""
-
-    def __init__(self, device: Device) -> None:
-        self.device = device
-        self.board = Board(device, FAULT)
-        self.count = 0
-        self.bind(1 << 32, (1 << 47) - (1 << 32))
-
-    def bind(self, start: int, size: int) -> None:
-        self.device.vm_bind(self.board.vm, [op_map(0, 0, start, size, flags=MIRROR)])
-
-    def run(self, batch: BatchBuilder) -> bool:
-        """On a new queue; whether it was not banned."""
-        queue = self.board.queue()
-        self.count += 1
-        self.board.exec_lr(queue, self.board.batch(batch.end()), self.count)
-        address = self.board.fence_address
-        try:
-            self.device.wait_user_fence(
-                address, self.count, exec_queue_id=queue, timeout=20_000_000_000
-            )
-        except OSError:
-            assert self.device.exec_queue_get_property(queue) == 1
-            return False
-        return True
-
-    def store(self, address: int, value: int) -> bool:
-        return self.run(BatchBuilder().store_dword(address, value))
-
-    def load(self, address: int) -> int | None:
-        """What the GPU finds there; None for a fault."""
-        self.board.write(0xDEAD)
-        ok = self.run(BatchBuilder().copy_dword(ADDR, address))
-        return self.board.read() if ok else None
-
-    def unbind(self, address: int, size: int) -> str:
-        return error_of(lambda: self.device.vm_bind(self.board.vm, [op_unmap(address, size)]))
-
-    def last_fault(self) -> xe_drm.xe_vm_fault:
-        return self.device.vm_get_faults(self.board.vm)[-1]
 
 
 @pytest.fixture
@@ -171,12 +86,12 @@ def test_other_memory_at_the_same_place(mirror: Mirror, pages: Pages) -> None:
 def test_protected_from_stores(mirror: Mirror, pages: Pages) -> None:
     pages.write(42)
     pages.protect(PROT_READ)
-    assert mirror.load(pages.address) == 42
     assert not mirror.store(pages.address, 1)
     fault = mirror.last_fault()
     assert (fault.address, fault.access_type) == (pages.address, xe_drm.FAULT_ACCESS_TYPE_WRITE)
     assert fault.fault_type == xe_drm.FAULT_TYPE_WRITE_ACCESS
     assert pages.read() == 42
+    assert mirror.load(pages.address) is None, "a mirror is mapped for writing, or not at all"
     pages.protect(PROT_READ | PROT_WRITE)
     assert mirror.store(pages.address, 2)
     assert pages.read() == 2
@@ -190,12 +105,18 @@ def test_protected_after_the_gpu_has_used_it(mirror: Mirror, pages: Pages) -> No
     assert mirror.load(pages.address) is None
 
 
-@pytest.mark.parametrize("first", ["load", "store"])
-def test_a_page_that_may_be_written_beside_one_that_may_not(mirror: Mirror, first: str) -> None:
+def test_a_read_only_mirror(mirror: Mirror, pages: Pages) -> None:
+    mirror.bind(pages.address, pages.size, READ_ONLY)
+    pages.write(42)
+    pages.protect(PROT_READ)
+    assert mirror.load(pages.address) == 42
+    assert not mirror.store(pages.address, 1)
+    assert pages.read() == 42
+
+
+def test_a_page_that_may_be_written_beside_one_that_may_not(mirror: Mirror) -> None:
     large = Pages(SIZE_2M)
     large.protect(PROT_READ, 0, PAGE)
-    if first == "load":
-        assert mirror.load(large.address) == 0
     assert mirror.store(large.address + PAGE, 42)
     assert large.read(PAGE) == 42
     assert not mirror.store(large.address, 1)

@@ -18,6 +18,9 @@ VARIABLES = {
     # compute-runtime would ring the GPU's doorbells instead of calling the driver.
     "NEOReadDebugKeys": "1",
     "EnableDirectSubmission": "0",
+    # And it would have kernels copy buffers, which nothing here executes.
+    "EnableBlitterForEnqueueOperations": "1",
+    "PreferCopyEngineForCopyBufferToBuffer": "1",
 }
 """What programs have to be told."""
 

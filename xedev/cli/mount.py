@@ -75,9 +75,12 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     """Declare what can be chosen about the device."""
     parser.add_argument(
         "--profile",
-        choices=("bmg", "lnl", "dg2"),
+        choices=("bmg", "lnl", "dg2", "cri"),
         default="bmg",
-        help="GPU: Battlemage (discrete, default), Lunar Lake (integrated) or Alchemist (discrete)",
+        help=(
+            "GPU: Battlemage (discrete, default), Lunar Lake (integrated), Alchemist (discrete) or"
+            " Crescent Island (discrete, with groups of queues)"
+        ),
     )
     parser.add_argument(
         "--vram", metavar="SIZE", type=parse_memory_size, help="video memory, e.g. 12G"

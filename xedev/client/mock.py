@@ -54,3 +54,14 @@ class MockIoctls(Ioctls):
         arg = xe_mock.xe_mock_bo_info(handle=handle)
         self.ioctl(xe_mock.XE_MOCK_IOCTL_BO_INFO, arg)
         return arg
+
+    def mmu_notify(self, address: int, length: int, cookie: int = 0) -> int:
+        """Tell that memory of this process is about to change: waits for the jobs that use it as
+        user memory.  A cookie to tell of the end with, in a second call; 0 when nobody cares
+        (kernel: ``xe_vma_userptr_invalidate_start``).
+
+        EFAULT: not in user space.
+        """
+        arg = xe_mock.xe_mock_mmu_notify(address=address, length=length, cookie=cookie)
+        self.ioctl(xe_mock.XE_MOCK_IOCTL_MMU_NOTIFY, arg)
+        return int(arg.cookie)

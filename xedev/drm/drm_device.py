@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from xedev.drm.drm_auth import DrmMaster
 from xedev.drm.drm_vma_manager import DrmVmaOffsetManager
 from xedev.kernel.caller import Caller
+from xedev.kernel.deferred import Deferred
 from xedev.kernel.fault_inject import FaultInjector
 from xedev.kernel.files import FdTokens
 from xedev.kernel.idr import Idr
@@ -55,12 +56,14 @@ class DebugfsFile:
     """A file of the device's debugfs directory.
 
     ``write`` runs a command and returns the text that a read of the same open file then gives.
+    ``open`` is called with each open, and returns what is to be done when that ends.
     """
 
     name: str
     mode: int
     read: Callable[[], str] | None = None
     write: Callable[[str, Caller], str] | None = None
+    open: Callable[[], Callable[[], None]] | None = None
 
 
 class DrmDevice(ABC):
@@ -125,7 +128,9 @@ class DrmDevice(ABC):
         """The fake mmap offset of an object (kernel: ``drm_vma_node_offset_addr``)."""
 
     @abstractmethod
-    def private_ioctl(self, file: DrmFile, cmd: int, data: int, caller: Caller) -> int | None:
+    def private_ioctl(
+        self, file: DrmFile, cmd: int, data: int, caller: Caller
+    ) -> int | Deferred[int] | None:
         """An ioctl that the real driver does not have; None when it is not one of those."""
 
     def unplug(self) -> None:

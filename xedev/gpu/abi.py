@@ -8,6 +8,8 @@ To the GPU, in this order of effect:
 ``(MAP, vm, ranges, token)``                page tables, as `Range`; ``token``: acknowledge it
 ``(QUEUE, queue, vm, Placement as a tuple)``
 ``(QUEUE_END, queue, token)``               what it runs is dropped; acknowledged
+``(GROUP_END, queue, token)``               what the group of a primary queue runs is dropped
+``(GROUP_PRIORITY, queue, priority)``       among the queues of its group
 ``(FORGET, bos, clients)``                  keys that no range bears any more
 ``(JOB, queue, seqno, batches, fence)``     ``fence`` is ``(address, value)`` or None
 ``(REPLY, request, answer)``                to an ASK
@@ -40,6 +42,8 @@ __all__ = (
         "DONE",
         "ENDED",
         "FAILED",
+        "GROUP_END",
+        "GROUP_PRIORITY",
         "HELLO",
         "JOB",
         "MAP",
@@ -52,6 +56,7 @@ __all__ = (
 )
 
 HELLO, VM, VM_END, MAP, QUEUE, QUEUE_END, JOB, REPLY, STAT, RESET, FORGET = range(11)
+GROUP_END, GROUP_PRIORITY = range(11, 13)
 ACK, STARTED, DONE, FAILED, ASK, STATS, BUG, ENDED = range(100, 108)
 
 
@@ -118,6 +123,10 @@ class Placement(NamedTuple):
     timeslice_us: int
     timeout_ms: int
     """Context time of one job; 0 for none."""
+    group: int = 0
+    """The number of the primary queue whose context it shares; 0 for a context of its own."""
+    group_priority: int = 1
+    """Among the queues of its group."""
 
 
 class Failure(IntEnum):
@@ -147,3 +156,5 @@ class Ask(IntEnum):
     """``mm, address, old, new``: store ``new`` if ``old`` is there; what was there, or None."""
     SETTLE = 5
     """Answered when no more messages seem to be on their way."""
+    PROCESS = 6
+    """``mm``: the process that it is the memory of, if the GPU may reach that itself; else 0."""

@@ -55,6 +55,14 @@ class CommandStreamer:
         while address != END:
             address = self._run_block(address & _ALIGNED)
 
+    @property
+    def command_address(self) -> int:
+        """Where the newest command is, or would be; 0 before the first."""
+        context = self.context
+        if context.fetching is not None:
+            return context.fetching
+        return context.recent[-1][0] if context.recent else 0
+
     def where(self) -> list[str]:
         """What the context was at, for people, the newest first."""
         context = self.context
@@ -100,7 +108,7 @@ class CommandStreamer:
 
     def wait(self, watches: list[Watch]) -> None:
         """Have others run until one of the watches changes; what was fetched is old then."""
-        self.port.spin(watches)
+        self.port.wait(watches)
         self.refetch()
 
     def refetch(self) -> None:
@@ -258,7 +266,7 @@ def _decode(header: int, engine_class: int) -> Command:
         return MI_COMMANDS.get(header >> 23 & 0x3F, _UNKNOWN_MI)
     if client == 2:
         return _decode_blitter(header, engine_class)
-    if client in (3, 4):
+    if client in (3, 4, 5):
         return decode_gfx(header, engine_class)
     return Command("?", hang("unknown command client"), 0, 1, is_exempt=True)
 

@@ -7,17 +7,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from uapi import xe_drm
 from xedev.gpu.abi import EngineInfo, Placement
 from xedev.gpu.lane import Lane, LaneState
 from xedev.gpu.ppgtt import Ppgtt
+from xedev.gpu.queue_group import QueueGroup
 
 if TYPE_CHECKING:
     from xedev.gpu.executor import Executor
 
-__all__ = ("Engine", "Engines", "Job", "Queue")
+__all__ = ("Engine", "Engines", "Entry", "Job", "Queue")
 
 NS_PER_MS = 1_000_000
 NS_PER_US = 1_000
@@ -86,6 +87,9 @@ class Queue:
         self.placement = placement
         self.lanes = [Lane(executor, self, slot) for slot in range(placement.width)]
         self.jobs: deque[Job] = deque()
+        self.group: QueueGroup | None = None
+        """With whom it shares a context."""
+        self.group_priority = placement.group_priority
         self.is_dead = False
         self.is_waiting = False
         """Whether it is in line for its engines."""
@@ -99,6 +103,16 @@ class Queue:
         """When others may come first, nanoseconds of real time."""
         self._on_engine = _Stopwatch(executor.clock.now)
         self._really_on_engine = _Stopwatch(time.monotonic_ns)
+
+    @property
+    def entry(self) -> Entry:
+        """What stands in line and on engines for it."""
+        return self.group or self
+
+    @property
+    def current(self) -> Queue:
+        """Itself, as opposed to a group."""
+        return self
 
     @property
     def is_running(self) -> bool:
@@ -134,7 +148,7 @@ class Queue:
         return limit - (self._really_on_engine.elapsed() - self.jobs[0].begin)
 
     @property
-    def group(self) -> tuple[int, int]:
+    def engine_group(self) -> tuple[int, int]:
         """The engines that have one mode (kernel: ``struct xe_hw_engine_group``)."""
         return self.placement.gt_id, ENGINE_GROUPS[self.placement.engine_class]
 
@@ -163,6 +177,10 @@ class Queue:
             lane.drop()
 
 
+Entry: TypeAlias = Queue | QueueGroup
+"""What gets engines."""
+
+
 class Engines:
     """The engines of a device and who waits for them.
 
@@ -172,20 +190,40 @@ class Engines:
 
     def __init__(self, infos: list[EngineInfo]) -> None:
         self._engines = {(i.gt_id, i.engine_class, i.instance): Engine(i) for i in infos}
-        self._lines: dict[tuple[int, int], dict[int, deque[Queue]]] = {}
-        self.running: list[Queue] = []
+        self._lines: dict[tuple[int, int], dict[int, deque[Entry]]] = {}
+        self.running: list[Entry] = []
         self.may_fill = False
         """Whether something has changed since `fill`: a queue came, or left its engines."""
 
-    def line_up(self, queue: Queue) -> None:
+    def add_job(self, queue: Queue) -> None:
         """A queue has something to run."""
+        if queue.group is not None:
+            queue.group.line_up(queue)
+        self.line_up(queue.entry)
+
+    def job_done(self, queue: Queue, *, stays: bool) -> None:
+        """The job is done that was at the head of a queue; whether who has more to run stays on
+        its engines."""
+        has_more = bool(queue.jobs) if queue.group is None else queue.group.job_done(queue)
+        if not has_more or not stays:
+            self.remove(queue.entry)
+        if has_more:
+            self.line_up(queue.entry)
+
+    def end(self, queue: Queue) -> None:
+        """A queue runs nothing more."""
+        if queue.group is None or not queue.group.remove(queue):
+            self.remove(queue.entry)
+
+    def line_up(self, queue: Entry) -> None:
+        """Somebody has something to run."""
         if queue.is_waiting or queue.is_running or queue.is_dead:
             return
         queue.is_waiting = True
         self.may_fill = True
         self._line(queue).setdefault(queue.placement.priority, deque()).append(queue)
 
-    def remove(self, queue: Queue) -> None:
+    def remove(self, queue: Entry) -> None:
         """It has nothing more to run."""
         if queue.is_running:
             self._leave(queue)
@@ -194,13 +232,13 @@ class Engines:
             # It may have held others back.
             self.may_fill = True
 
-    def waiting(self) -> Iterator[Queue]:
+    def waiting(self) -> Iterator[Entry]:
         """All that wait, those that come first before the others of their class."""
         for line in self._lines.values():
             for priority in sorted(line, reverse=True):
                 yield from tuple(line[priority])
 
-    def place(self, queue: Queue) -> bool:
+    def place(self, queue: Entry) -> bool:
         """Put a waiting queue on its engines if they are free."""
         engines = None if self.is_suspended(queue) else self._free_engines(queue)
         if engines is None:
@@ -210,7 +248,7 @@ class Engines:
         self.running.append(queue)
         return True
 
-    def make_room(self, queue: Queue) -> None:
+    def make_room(self, queue: Entry) -> None:
         """Send back in line who is on engines that a waiting queue may be on."""
         for other in tuple(self.running):
             if self._is_rival(queue, other):
@@ -222,7 +260,7 @@ class Engines:
             if self.must_leave_at(queue, now) <= now:
                 self._send_back(queue)
 
-    def must_leave_at(self, queue: Queue, now: int) -> float:
+    def must_leave_at(self, queue: Entry, now: int) -> float:
         """When a running queue has to make room; infinite while nobody wants its engines."""
         if self.is_suspended(queue):
             return now
@@ -241,7 +279,7 @@ class Engines:
             for priority in sorted(line, reverse=True):
                 self._fill_from(place, tuple(line[priority]))
 
-    def _fill_from(self, place: tuple[int, int], line: tuple[Queue, ...]) -> None:
+    def _fill_from(self, place: tuple[int, int], line: tuple[Entry, ...]) -> None:
         for queue in line:
             if not self._has_free(place):
                 return
@@ -257,41 +295,41 @@ class Engines:
             if (gt_id, engine_class) == place
         )
 
-    def is_suspended(self, queue: Queue) -> bool:
+    def is_suspended(self, queue: Entry) -> bool:
         """Whether a queue that takes page faults has to wait for those of its group that do not:
         a fault must not hold up a job whose fence has to come
         (kernel: ``xe_hw_engine_group_get_mode``)."""
         if not queue.ppgtt.faulting:
             return False
         return any(
-            not other.ppgtt.faulting and other.group == queue.group
+            not other.ppgtt.faulting and other.engine_group == queue.engine_group
             for other in itertools.chain(self.running, self.waiting())
         )
 
-    def _is_rival(self, waiting: Queue, running: Queue) -> bool:
+    def _is_rival(self, waiting: Entry, running: Entry) -> bool:
         """Whether a queue may be on an engine that another one is on."""
         if self._line(waiting) is not self._line(running):
             return False
         return any(waiting.reach >> engine.info.instance & 1 for engine in running.engines)
 
-    def _send_back(self, queue: Queue) -> None:
+    def _send_back(self, queue: Entry) -> None:
         self._leave(queue)
         self.line_up(queue)
 
-    def _leave(self, queue: Queue) -> None:
+    def _leave(self, queue: Entry) -> None:
         queue.leave()
         self.running.remove(queue)
         self.may_fill = True
 
-    def _leave_line(self, queue: Queue) -> None:
+    def _leave_line(self, queue: Entry) -> None:
         queue.is_waiting = False
         self._line(queue)[queue.placement.priority].remove(queue)
 
-    def _line(self, queue: Queue) -> dict[int, deque[Queue]]:
+    def _line(self, queue: Entry) -> dict[int, deque[Entry]]:
         place = queue.placement
         return self._lines.setdefault((place.gt_id, place.engine_class), {})
 
-    def _free_engines(self, queue: Queue) -> list[Engine] | None:
+    def _free_engines(self, queue: Entry) -> list[Engine] | None:
         place = queue.placement
         for start in range(place.mask.bit_length()):
             if not place.mask >> start & 1:

@@ -25,6 +25,7 @@ from xedev.gpu.lane import Lane, LaneState
 from xedev.gpu.pages import BoPages, ClientPages, NullPages, OpenFiles, Pages, UnboundPages
 from xedev.gpu.ports import Access, GpuFault, GpuHang
 from xedev.gpu.ppgtt import Ppgtt
+from xedev.gpu.queue_group import QueueGroup
 from xedev.gpu.turns import InParallel, OneByOne, Turns
 
 __all__ = ("Executor", "main")
@@ -51,6 +52,8 @@ class Executor:
         self._turns: Turns = self._one_by_one or InParallel(self._engines)
         self._vms: dict[int, Ppgtt] = {}
         self._queues: dict[int, Queue] = {}
+        self._groups: dict[int, QueueGroup] = {}
+        """By the numbers of their primary queues."""
         self._files = OpenFiles(_files_limit())
         self._bos: dict[int, BoPages] = {}
         self._clients: dict[int, ClientPages] = {}
@@ -67,6 +70,8 @@ class Executor:
             abi.MAP: self._map,
             abi.QUEUE: self._queue,
             abi.QUEUE_END: self._queue_end,
+            abi.GROUP_END: self._group_end,
+            abi.GROUP_PRIORITY: self._group_priority,
             abi.JOB: self._job,
             abi.REPLY: self._reply,
             abi.STAT: self._stat,
@@ -96,7 +101,7 @@ class Executor:
 
     def _time_to_sleep(self) -> float | None:
         """Seconds until something is to be done; None for only when told."""
-        running = self._engines.running
+        running = [entry.current for entry in self._engines.running]
         if any(queue.has_next_job for queue in running):
             return 0.0
         now = self.real_now()
@@ -122,9 +127,9 @@ class Executor:
             self._settle_request = self._ask(Ask.SETTLE)
 
     def _run_lanes(self) -> None:
-        for queue in tuple(self._engines.running):
-            if queue.has_next_job:
-                self._start(queue)
+        for entry in tuple(self._engines.running):
+            if entry.has_next_job:
+                self._start(entry.current)
         for lane in self._turns.lanes(self.real_now()):
             if self._is_held():
                 return
@@ -136,10 +141,14 @@ class Executor:
         # Others of its queue may have ended it.
         if queue.is_running and lane.state in (LaneState.READY, LaneState.ASLEEP):
             self._run(lane)
+            if queue.group is not None:
+                queue.group.gave_way(queue)
         # Short jobs follow each other without a look at messages in between.
         while queue.has_next_job and queue.placement.width == 1 and self.real_now() < end:
             self._start(queue)
             self._run(lane)
+            if queue.group is not None:
+                queue.group.gave_way(queue)
 
     def _run(self, lane: Lane) -> None:
         queue = lane.queue
@@ -191,10 +200,7 @@ class Executor:
         queue.jobs.popleft()
         ticks = self.clock.ticks(queue.time_on_engine())
         self._channel.post((abi.DONE, queue.number, job.seqno, ticks, time.monotonic_ns()))
-        if not queue.jobs or self._one_by_one is not None:
-            self._engines.remove(queue)
-        if queue.jobs:
-            self._engines.line_up(queue)
+        self._engines.job_done(queue, stays=self._one_by_one is None)
 
     def _fail(
         self,
@@ -205,10 +211,16 @@ class Executor:
         access: int = 0,
         lines: list[str] | None = None,
     ) -> None:
-        """The queue runs nothing more."""
+        """The queue runs nothing more.  Where no ``address`` is to blame, it is told which command
+        it was at."""
         seqno = queue.jobs[0].seqno if queue.jobs else 0
-        dump = (lines or []) + (lane or queue.lanes[0]).where()
-        self._end(queue)
+        lane = lane or queue.lanes[0]
+        address = address or lane.command_address
+        dump = (lines or []) + lane.where()
+        if queue.group is None:
+            self._end(queue)
+        else:
+            self._end_group(queue.group)
         self._channel.post(
             (
                 *(abi.FAILED, queue.number, seqno, int(failure), address, access),
@@ -216,14 +228,21 @@ class Executor:
             )
         )
 
+    def _end_group(self, group: QueueGroup) -> None:
+        """No queue goes on without the others."""
+        group.is_dead = True
+        for queue in group.members:
+            self._end(queue)
+
     def _end(self, queue: Queue) -> None:
-        self._engines.remove(queue)
+        self._engines.end(queue)
         for request in [r for r, lane in self._requests.items() if lane.queue is queue]:
             del self._requests[request]
         queue.drop()
 
     def _end_late_jobs(self) -> None:
-        for queue in tuple(self._engines.running):
+        for entry in tuple(self._engines.running):
+            queue = entry.current
             left = queue.time_left()
             if left is not None and left < 0:
                 self._fail(queue, Failure.TIMEOUT)
@@ -284,13 +303,31 @@ class Executor:
         return _SIMPLE_PAGES[piece.kind]
 
     def _queue(self, number: int, vm: int, placement: tuple[int, ...]) -> None:
-        self._queues[number] = Queue(self, number, self._vms[vm], Placement(*placement))
+        queue = self._queues[number] = Queue(self, number, self._vms[vm], Placement(*placement))
+        primary = queue.placement.group
+        if primary:
+            queue.group = self._groups.setdefault(primary, QueueGroup(queue))
+            queue.group.add(queue)
 
     def _queue_end(self, number: int, token: int) -> None:
         queue = self._queues.pop(number)
         self._end(queue)
+        group = queue.group
+        if group is not None:
+            group.members.remove(queue)
+            if not group.members:
+                del self._groups[group.number]
         self._channel.post((abi.ENDED, number, self.clock.ticks(queue.time_on_engine())))
         self._channel.post((abi.ACK, token))
+
+    def _group_end(self, number: int, token: int) -> None:
+        group = self._groups.get(number)
+        if group is not None:
+            self._end_group(group)
+        self._channel.post((abi.ACK, token))
+
+    def _group_priority(self, number: int, priority: int) -> None:
+        self._queues[number].group_priority = priority
 
     def _job(
         self, number: int, seqno: int, batches: tuple[int, ...], fence: tuple[int, int] | None
@@ -299,7 +336,7 @@ class Executor:
         if queue.is_dead:
             return  # the driver has not heard of it yet
         queue.jobs.append(Job(seqno, batches, fence))
-        self._engines.line_up(queue)
+        self._engines.add_job(queue)
         if self._one_by_one is not None:
             self._one_by_one.is_settled = False
 
@@ -325,7 +362,9 @@ class Executor:
             if pages is not None:
                 pages.end()
         for client in clients:
-            self._clients.pop(client, None)
+            memory = self._clients.pop(client, None)
+            if memory is not None:
+                memory.close()
 
     def _reset(self) -> None:
         for queue in tuple(self._queues.values()):

@@ -1,8 +1,8 @@
-"""Commands of the render, compute and video pipes (clients 3 and 4): what they write, not what they
+"""Commands of the render, compute and video pipes (clients 3 to 5): what they write, not what they
 draw.
 
-PIPE_CONTROL: i915 gt/intel_gpu_commands.h.  COMPUTE_WALKER: Mesa's gen200.xml, where the dwords of
-POSTSYNC_DATA are 27 to 31.  Everything else is skipped by its length.
+PIPE_CONTROL: i915 gt/intel_gpu_commands.h.  COMPUTE_WALKER: Mesa's gen125.xml and gen200.xml, where
+POSTSYNC_DATA has five dwords, before the last eight.  Everything else is skipped by its length.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ _PIPE_CONTROL_GGTT: Final = 1 << 24
 _PIPE_CONTROL_MMIO_WRITE: Final = 1 << 23
 _PIPE_CONTROL_STORE_INDEX: Final = 1 << 21
 _WALKER_PREDICATE: Final = 1 << 8
+_WALKER_POST_SYNC: Final = -13
+"""Which dword begins its post-sync: Xe2's walker has one more before it than Xe_HPG's."""
 
 
 def decode_gfx(header: int, engine_class: int) -> Command:
@@ -46,6 +48,8 @@ def decode_gfx(header: int, engine_class: int) -> Command:
     known = _BY_UPPER_HALF.get(header >> 16)
     if known is not None:
         return known if engine_class in _PIPES else _MISPLACED[header >> 16]
+    if header >> 29 == 5:
+        return _UNKNOWN
     pipeline = header >> 27 & 3
     if pipeline == 1:
         return _ONE_DWORD
@@ -91,26 +95,29 @@ def _compute_walker(streamer: CommandStreamer, dwords: Dwords) -> None:
     predicate = registers.read_register(streamer.context, registers.MI_PREDICATE_RESULT)
     if dwords[0] & _WALKER_PREDICATE and not predicate & 1:
         return
-    operation = dwords[27] & 3
+    post_sync = dwords[_WALKER_POST_SYNC:]
+    operation, address = post_sync[0] & 3, dword_address(post_sync, 1)
     if operation == _POST_SYNC_IMMEDIATE:
-        streamer.memory.write(dword_address(dwords, 28), _TWO_DWORDS.pack(dwords[30], dwords[31]))
+        streamer.memory.write(address, _TWO_DWORDS.pack(post_sync[3], post_sync[4]))
     elif operation == _POST_SYNC_TIMESTAMP:
         times = [streamer.context_timestamp(), streamer.timestamp()]
         times += [streamer.context_timestamp(), streamer.timestamp()]
-        streamer.memory.write(dword_address(dwords, 28), _FOUR_QWORDS.pack(*times))
+        streamer.memory.write(address, _FOUR_QWORDS.pack(*times))
     elif operation == _POST_SYNC_DEPTH_COUNT:
         raise GpuHang("COMPUTE_WALKER: reserved post-sync operation")
 
 
 _BY_UPPER_HALF: Final = {
     0x7A00: Command("PIPE_CONTROL", _pipe_control, minimum=2),
-    0x7208: Command("COMPUTE_WALKER", _compute_walker, minimum=32),
+    0x7208: Command("COMPUTE_WALKER", _compute_walker, minimum=39),
     0x7917: Command("3DSTATE_SO_DECL_LIST", skip, length_mask=0x1FF),
+    **dict.fromkeys((0xAC00, 0xAD00), Command("RESOURCE_BARRIER", skip, minimum=5)),
 }
 _MISPLACED: Final = {
     upper: Command(command.name, hang("not a render or compute engine"), 0, 1, is_exempt=True)
     for upper, command in _BY_UPPER_HALF.items()
 }
+_UNKNOWN: Final = Command("?", hang("unknown command client"), 0, 1, is_exempt=True)
 _ONE_DWORD: Final = Command("GFX_?", skip, 0, 1)
 _MEDIA: Final = Command("MEDIA_?", skip, length_mask=0xFFF)
 _SKIPPED: Final = Command("GFX_?", skip)

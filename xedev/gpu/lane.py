@@ -54,6 +54,10 @@ class Lane:
         self.wake_at = 0
         """Nanoseconds of real time."""
         self.answer: object = None
+        self.is_blocked = False
+        """Whether it waits at a semaphore."""
+        self.has_moved = False
+        """Whether it has come to that since somebody asked."""
         self._nap = FIRST_NAP
         self._greenlet: greenlet | None = None
         self._memory = VmMemory(queue.ppgtt, self._page_fault, self.checkpoint)
@@ -94,6 +98,11 @@ class Lane:
         if running is not None and running:
             running.throw()
 
+    @property
+    def command_address(self) -> int:
+        """Where the newest of the commands is; 0 before the first."""
+        return self._streamer.command_address
+
     def where(self) -> list[str]:
         """What the commands were at, for people."""
         return self._streamer.where()
@@ -123,6 +132,14 @@ class Lane:
         while all(read(watch.address, len(watch.value)) == watch.value for watch in watches):
             self._sleep()
         self._nap = FIRST_NAP
+
+    def wait(self, watches: Sequence[Watch]) -> None:
+        """The same at a semaphore."""
+        self.is_blocked = self.has_moved = True
+        try:
+            self.spin(watches)
+        finally:
+            self.is_blocked = False
 
     def give_way_until_answered(self) -> object:
         """Wait; what came."""

@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from xedev.gpu.abi import Ask
+from xedev.gpu.process_memory import ResidentMemory
 
 __all__ = ("BoPages", "ClientPages", "Gone", "NullPages", "OpenFiles", "Pages", "UnboundPages")
 
@@ -89,28 +90,48 @@ class NullPages(Pages):
 
 
 class ClientPages(Pages):
-    """Memory of a process, which only the driver may reach; offsets are its addresses."""
+    """Memory of a process; offsets are its addresses.  Pages that are there are reached at once,
+    all others through the driver."""
 
-    __slots__ = ("_ask", "_mm")
+    __slots__ = ("_ask", "_is_asked", "_mm", "_resident")
 
     def __init__(self, mm: int, ask: AskFunc) -> None:
         self._mm = mm
         self._ask = ask
+        self._is_asked = False
+        self._resident: ResidentMemory | None = None
+
+    def close(self) -> None:
+        """Nobody needs it any more."""
+        resident, self._resident = self._resident, None
+        self._is_asked = True
+        if resident is not None:
+            resident.close()
 
     def read(self, offset: int, length: int) -> bytes:
-        """Through the driver."""
+        """`Gone` when the process has nothing there."""
+        if not self._is_asked:
+            self._open()
+        if self._resident is not None:
+            found = self._resident.read(offset, length)
+            if found is not None:
+                return found
         data = self._ask(Ask.READ, self._mm, offset, length)
         if not isinstance(data, bytes):
             raise Gone
         return data
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """Through the driver."""
+        """`Gone` when the process has nothing there that may be written."""
+        if not self._is_asked:
+            self._open()
+        if self._resident is not None and self._resident.write(offset, data):
+            return
         if not self._ask(Ask.WRITE, self._mm, offset, bytes(data)):
             raise Gone
 
     def update(self, offset: int, size: int, change: Callable[[int], int]) -> int:
-        """Tried until no other engine came between."""
+        """Tried until no other engine came between, be it of another device."""
         old = self.read(offset, size)
         while True:
             new = _word(change(int.from_bytes(old, "little")), size)
@@ -120,6 +141,22 @@ class ClientPages(Pages):
             if found == old:
                 return int.from_bytes(old, "little")
             old = found
+
+    def _open(self) -> None:
+        """Ask whose it is, and once more: a process that runs another program meanwhile has its
+        number still."""
+        self._is_asked = True
+        pid = self._ask(Ask.PROCESS, self._mm)
+        if not isinstance(pid, int) or not pid:
+            return
+        try:
+            resident = ResidentMemory(pid)
+        except OSError:
+            return
+        if self._ask(Ask.PROCESS, self._mm) == pid and self._resident is None:
+            self._resident = resident
+        else:
+            resident.close()
 
 
 class OpenFiles:

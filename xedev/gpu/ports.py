@@ -84,3 +84,6 @@ class EnginePort(Protocol):
     def spin(self, watches: Sequence[Watch]) -> None:
         """The batch changes nothing until one of ``watches`` does, or for lack of any until time
         has passed: return when that may be so.  Others run meanwhile."""
+
+    def wait(self, watches: Sequence[Watch]) -> None:
+        """The same at a semaphore, where other queues of its group may come first."""

@@ -10,7 +10,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
-from xedev.gpu.engine import Engines, Queue
+from xedev.gpu.engine import Engines, Entry
 from xedev.gpu.lane import Lane, LaneState
 
 __all__ = ("InParallel", "OneByOne", "Turns")
@@ -119,7 +119,7 @@ class OneByOne(Turns):
     def _nobody_is_awake(self) -> bool:
         return all(queue.is_asleep and not queue.has_next_job for queue in self._engines.running)
 
-    def _fresh(self) -> list[Queue]:
+    def _fresh(self) -> list[Entry]:
         """Those whose next job has not begun, in an order that time has no part in."""
         fresh = (
             queue
@@ -128,10 +128,10 @@ class OneByOne(Turns):
         )
         return sorted(fresh, key=_number)
 
-    def _running(self) -> list[Queue]:
+    def _running(self) -> list[Entry]:
         return sorted(self._engines.running, key=_number)
 
-    def _begin_one_of(self, fresh: list[Queue]) -> None:
+    def _begin_one_of(self, fresh: list[Entry]) -> None:
         # A generator of its own for each choice: how many there were before must not matter.
         queue = random.Random(f"{self._seed} {self._begun}").choice(fresh)
         self._begun += 1
@@ -147,5 +147,5 @@ def _wake_at(lane: Lane) -> float:
     return lane.wake_at if lane.state is LaneState.ASLEEP else float("inf")
 
 
-def _number(queue: Queue) -> int:
+def _number(queue: Entry) -> int:
     return queue.number

@@ -38,6 +38,8 @@ class File(ABC):
 
     seekable = False
     """Whether lseek(2) moves about in it; DRM nodes and streams refuse it."""
+    is_mappable = False
+    """Whether mmap(2) may share it, through the page cache: what was read once stays."""
 
     @property
     def size(self) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from xedev.kernel.sysfs import Attribute, Link
+from xedev.kernel.sysfs import Attribute, BinAttribute, Link
 
 __all__ = ("PciBar", "PciDevice")
 
@@ -33,6 +34,8 @@ class PciBar:
     start: int
     size: int
     is_prefetchable: bool
+    read: Callable[[int, int], bytes] | None = None
+    """What is at an offset, so many bytes; None where sysfs does not give it away."""
 
     @property
     def registers(self) -> int:
@@ -70,7 +73,7 @@ class PciDevice:
         """Its directory, below /sys."""
         return "/".join(("devices/pci0000:00", *self.bridges, self.slot))
 
-    def attributes(self) -> list[Attribute]:
+    def attributes(self) -> list[Attribute | BinAttribute]:
         """The files of the directory."""
         texts = {
             "vendor": f"{self.vendor:#06x}",
@@ -89,7 +92,11 @@ class PciDevice:
         }
         files = [_text(name, text) for name, text in texts.items()]
         config = self.config()
-        return [*files, Attribute("config", lambda: config, size=_CONFIG_SIZE)]
+        return [
+            *files,
+            Attribute("config", lambda: config, size=_CONFIG_SIZE),
+            *(_window(bar, bar.read) for bar in self.bars if bar.read is not None),
+        ]
 
     def links(self) -> list[Link]:
         """Those in the directory, and those to it."""
@@ -151,3 +158,10 @@ class PciDevice:
 
 def _text(name: str, text: str) -> Attribute:
     return Attribute(name, lambda: f"{text}\n")
+
+
+def _window(bar: PciBar, read: Callable[[int, int], bytes]) -> BinAttribute:
+    """What a mapping of it stores stays in its pages; that is dropped here
+    (kernel: ``pci_create_resource_files``)."""
+    name = f"resource{bar.index}"
+    return BinAttribute(name, read, lambda data: None, 0o600, bar.size, is_mappable=True)

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 from xedev.kernel.errors import KernelError
 
-__all__ = ("Attribute", "Link", "kstrtou32")
+__all__ = ("Attribute", "BinAttribute", "Link", "kstrtobool", "kstrtou32")
 
 PAGE_SIZE = 4096
 _NUMBER = re.compile(r"\+?(0[xX][0-9a-fA-F]+|[0-9]+)")
 _U32_MAX = 0xFFFFFFFF
+_YES = re.compile(r"[yYtT1]|[oO][nN]")
+_NO = re.compile(r"[nNfF0]|[oO][fF]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,23 @@ class Attribute:
     mode: int = 0o444
     size: int = PAGE_SIZE
     """What stat(2) says, whatever there is to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class BinAttribute:
+    """A file of bytes, each with its place (kernel: ``struct bin_attribute``)."""
+
+    name: str
+    """Path below the directory of what it describes."""
+    read: Callable[[int, int], bytes]
+    """Offset and size."""
+    write: Callable[[bytes], None] | None = None
+    mode: int = 0o444
+    size: int = 0
+    """What stat(2) says."""
+    is_mappable: bool = False
+    exists: Callable[[], bool] | None = None
+    """Whether it is there just now, and its directory with it; None: always."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +73,12 @@ def kstrtou32(text: str) -> int:
     if number > _U32_MAX:
         raise KernelError(errno.ERANGE, f"{text[:20]} has more than 32 bits")
     return number
+
+
+def kstrtobool(text: str) -> bool:
+    """Yes or no, which its first letters tell: ``EINVAL`` neither."""
+    if _YES.match(text):
+        return True
+    if _NO.match(text):
+        return False
+    raise KernelError(errno.EINVAL, f"{text[:20]!r} is neither yes nor no")

@@ -6,21 +6,43 @@ import errno
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from ctypes import sizeof
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from uapi.base import Struct
 from xedev.kernel.errors import KernelError
 
-__all__ = ("TASK_SIZE_MAX", "UserMemory", "check_range", "copy_struct_from_user")
+__all__ = ("TASK_SIZE_MAX", "CpuVma", "UserMemory", "check_range", "copy_struct_from_user")
 
 TASK_SIZE_MAX = 0x7FFF_FFFF_F000
 """First address that a 64-bit user process can never own (x86-64 with four page-table levels)."""
 
 S = TypeVar("S", bound=Struct)
+_PAGE_SIZE = 0x1000
+
+
+class CpuVma(NamedTuple):
+    """One mapping of a process (kernel: ``struct vm_area_struct``)."""
+
+    start: int
+    end: int
+    readable: bool = True
+    writable: bool = True
+    inode: int = 0
+    """Of the file, be it one without a name."""
+
+    @property
+    def anonymous(self) -> bool:
+        """Private memory without a file (kernel: ``vma_is_anonymous``)."""
+        return not self.inode
 
 
 class UserMemory(ABC):
     """Memory of one client.  Both calls move all bytes or raise ``EFAULT``."""
+
+    @property
+    def pid(self) -> int:
+        """The process whose memory it is now, if others may be told; else 0."""
+        return 0
 
     @abstractmethod
     def read(self, address: int, length: int) -> bytes:
@@ -42,6 +64,16 @@ class UserMemory(ABC):
         while page < address + length:
             self.read(page, 1)
             page += 0x1000
+
+    def find_vma(self, address: int) -> CpuVma | None:
+        """The mapping that ends first after ``address``, whether or not it begins before it; None
+        for none (kernel: ``find_vma``).  Who cannot look knows of single pages."""
+        page = address & -_PAGE_SIZE
+        try:
+            self.read(page, 1)
+        except KernelError:
+            return None
+        return CpuVma(page, page + _PAGE_SIZE)
 
     def read_u32(self, address: int) -> int:
         """Read a ``u32`` (kernel: ``get_user``)."""

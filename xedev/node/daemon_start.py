@@ -57,11 +57,11 @@ def _library_fault(backend: BackendName | None) -> str | None:
 
 
 def _rights_fault() -> str | None:
-    if os.geteuid() != 0:
-        return None if fusermount() else "there is no fusermount3 (apt install fuse3)"
-    if not read_status(os.getpid()).effective >> CAP_SYS_ADMIN & 1:
+    if read_status(os.getpid()).effective >> CAP_SYS_ADMIN & 1:
+        return None  # so has an ordinary user in a user namespace of their own
+    if os.geteuid() == 0:
         return "root lacks CAP_SYS_ADMIN (a container needs --cap-add SYS_ADMIN)"
-    return None
+    return None if fusermount() else "there is no fusermount3 (apt install fuse3)"
 
 
 # ---- the parent ------------------------------------------------------------------------------

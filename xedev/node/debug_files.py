@@ -41,6 +41,7 @@ class ControlFile(File):
         self._text = b""
         if file.read is not None and flags & _ACCESS_MODE != _WRITE_ONLY:
             self._text = file.read().encode()
+        self._end = file.open() if file.open is not None else None
 
     @property
     def size(self) -> int:
@@ -65,7 +66,8 @@ class ControlFile(File):
         if len(data) > CONTROL_MAX:
             raise KernelError(errno.EINVAL, f"a command has at most {CONTROL_MAX} bytes")
         try:
-            command = bytes(data).decode().strip()
+            # To the driver a command is a string of C.
+            command = bytes(data).partition(b"\0")[0].decode().strip()
         except UnicodeDecodeError:
             raise KernelError(errno.EINVAL, "a command is UTF-8 text") from None
         self._text = self._write(command, caller).encode()
@@ -78,7 +80,9 @@ class ControlFile(File):
         return POLLIN | POLLRDNORM | POLLOUT
 
     def release(self) -> None:
-        """Nothing is held."""
+        """What the open file stood for ends."""
+        if self._end is not None:
+            self._end()
 
 
 class TraceFile(File):

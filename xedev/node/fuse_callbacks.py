@@ -213,7 +213,7 @@ class Callbacks:
         calls = self._binding.calls
         poll = PollHandles(calls.notify_poll, calls.destroy_pollhandle)
         file_info.fh = self._opens.add(OpenRecord(file, name, attr, poll))
-        file_info.direct_io = 1
+        file_info.direct_io = 0 if file.is_mappable else 1
         file_info.nonseekable = 0 if file.seekable else 1
         return 0
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
+import struct
 import threading
 from collections.abc import Sequence
 from weakref import WeakValueDictionary
 
 from xedev.kernel.errors import KernelError
-from xedev.kernel.user_memory import UserMemory, check_range
+from xedev.kernel.user_memory import CpuVma, UserMemory, check_range
 
 __all__ = ("LastingMemory", "ProcessMemory", "lasting_memory")
 
@@ -21,6 +23,11 @@ _HOW_TO_ALLOW = (
     "it runs under another user, or Yama asks for prctl(PR_SET_PTRACER) in the client; "
     "the write/read protocol needs no such right"
 )
+
+_QUERY = struct.Struct("<9Q4I2Q")
+"""``struct procmap_query`` of linux/fs.h."""
+_PROCMAP_QUERY = 3 << 30 | _QUERY.size << 16 | ord("f") << 8 | 17
+_VMA_READ, _VMA_WRITE, _COVERING_OR_NEXT = 0x1, 0x2, 0x10
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _ARGUMENTS = (
@@ -70,6 +77,11 @@ class ProcessMemory(UserMemory):
 
     def __init__(self, tid: int) -> None:
         self._tid = tid
+
+    @property
+    def pid(self) -> int:
+        """The thread, which stands for its process."""
+        return self._tid
 
     def read(self, address: int, length: int) -> bytes:
         """Copy ``length`` bytes from ``address``; ``EFAULT``."""
@@ -176,23 +188,54 @@ class ProcessMemory(UserMemory):
             raise _fault("read" if access == "r" else "write", address, length)
         return mem
 
+    def find_vma(self, address: int) -> CpuVma | None:
+        """Ask for it, or where the kernel cannot be asked (before Linux 6.11), look it up."""
+        try:
+            maps = os.open(f"/proc/{self._tid}/maps", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            return _query_vma(maps, address)
+        except OSError as error:
+            if error.errno != errno.ENOTTY:
+                return None
+            return _find_vma(maps, address)
+        finally:
+            os.close(maps)
+
     def _allows(self, access: str, start: int, end: int) -> bool:
         """Whether mappings with ``access`` ("r" or "w") cover all from ``start`` to ``end``."""
-        try:
-            with open(f"/proc/{self._tid}/maps", "rb") as maps:
-                for line in maps:
-                    span, protection = line.split(b" ", 2)[:2]
-                    low, high = (int(bound, 16) for bound in span.split(b"-"))
-                    if high <= start:
-                        continue
-                    if low > start or access.encode() not in protection:
-                        return False
-                    if high >= end:
-                        return True
-                    start = high
-        except OSError:
-            return False
-        return False
+        while start < end:
+            vma = self.find_vma(start)
+            if vma is None or vma.start > start:
+                return False
+            if not (vma.readable if access == "r" else vma.writable):
+                return False
+            start = vma.end
+        return True
+
+
+def _query_vma(maps: int, address: int) -> CpuVma | None:
+    """OSError: ``ENOTTY`` this kernel has no such query."""
+    query = bytearray(_QUERY.pack(_QUERY.size, _COVERING_OR_NEXT, address, *[0] * 12))
+    try:
+        fcntl.ioctl(maps, _PROCMAP_QUERY, query)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+    start, end, flags, _, _, inode = _QUERY.unpack(query)[3:9]
+    return CpuVma(start, end, bool(flags & _VMA_READ), bool(flags & _VMA_WRITE), inode)
+
+
+def _find_vma(maps: int, address: int) -> CpuVma | None:
+    with open(maps, "rb", closefd=False) as lines:
+        for line in lines:
+            span, protection, _, _, inode = line.split(maxsplit=5)[:5]
+            start, end = (int(bound, 16) for bound in span.split(b"-"))
+            if end > address:
+                return CpuVma(start, end, b"r" in protection, b"w" in protection, int(inode))
+    return None
 
 
 class LastingMemory(UserMemory):
@@ -222,6 +265,11 @@ class LastingMemory(UserMemory):
         except OSError:
             return True  # nobody maps page 0; of memory that is gone, nothing is read
 
+    @property
+    def pid(self) -> int:
+        """The process, while it has this memory."""
+        return self._memory.pid if self.is_alive else 0
+
     def read(self, address: int, length: int) -> bytes:
         """Copy from the process; ``EFAULT``."""
         self._check_alive()
@@ -236,6 +284,10 @@ class LastingMemory(UserMemory):
         """As `ProcessMemory.probe`."""
         self._check_alive()
         self._memory.probe(address, length, write=write)
+
+    def find_vma(self, address: int) -> CpuVma | None:
+        """As `ProcessMemory.find_vma`; None once the process has ended."""
+        return self._memory.find_vma(address) if self.is_alive else None
 
     def _check_alive(self) -> None:
         if not self.is_alive:

@@ -27,7 +27,7 @@ from xedev.kernel.shmem import MemoryKind, ShmemConfig
 from xedev.node.fuse_adapter import FuseAdapter
 from xedev.node.options import MountOptions
 from xedev.node.tree import Tree
-from xedev.xe.xe_device import XeConfig, XeDevice, xe_probe
+from xedev.xe.xe_device import XeConfig, XeDevice, xe_probe, xe_probe_again
 
 __all__ = ("DAEMON_FILE", "ErrorLog", "serve", "start_time")
 
@@ -120,15 +120,20 @@ class Server:
             deterministic=options.deterministic,
             memory=_memory_config(options),
         )
-        self.devices = xe_probe(config, options.devices)
+        self.devices = list(xe_probe(config, options.devices))
         about = DebugfsFile(DAEMON_FILE, 0o600, self._about, self._exit.write)
         self._adapter = FuseAdapter(
-            Tree(self.devices, [about]),
+            Tree(self.devices, [about], self._probe),
             point,
             backend=options.backend,
             allow_other=options.is_shared,
             on_ready=on_ready,
         )
+
+    def _probe(self, index: int) -> XeDevice:
+        """Another device instead of one that was unbound."""
+        device = self.devices[index] = xe_probe_again(self.devices[index])
+        return device
 
     def _about(self) -> str:
         """The text of the daemon's debug file."""

@@ -4,6 +4,8 @@
 
     devices/pci0000:00/…/0000:03:00.0/**   a device, with all its attributes
     bus/pci/devices/*, bus/pci/drivers/xe/*, class/drm/*, dev/char/226:*   links to it
+    bus/pci/drivers/xe/bind, unbind     make the driver take a device, and let go of it
+    module/xe/drivers/pci:xe            a link to that directory
 
 Links are relative, so that the tree is good wherever it is mounted.
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Protocol, TypeAlias
 
@@ -22,18 +24,29 @@ from xedev.kernel.caller import Caller
 from xedev.kernel.errors import KernelError
 from xedev.kernel.files import POLLIN, POLLOUT, POLLRDNORM, File
 from xedev.kernel.pci_sysfs import PciDevice
-from xedev.kernel.sysfs import Attribute, Link
+from xedev.kernel.sysfs import Attribute, BinAttribute, Link
 
-__all__ = ("SYS_DIR", "AttributeFile", "SysDevice", "SysEntry", "link_text", "sys_entries")
+__all__ = (
+    "SYS_DIR",
+    "AttributeFile",
+    "BinAttributeFile",
+    "SysDevice",
+    "SysEntry",
+    "driver_entries",
+    "driver_link",
+    "link_text",
+    "sys_entries",
+)
 
 SYS_DIR = "sys"
 """Below the mount point."""
 
-SysEntry: TypeAlias = Attribute | Link
+SysEntry: TypeAlias = Attribute | BinAttribute | Link
 
 _PCI_BUS = "bus/pci"
 _CHAR_DEVICES = "dev/char"
 _DRIVER_UEVENT = "uevent"
+_WRITE_ONLY = 0o200
 
 
 class SysDevice(Protocol):
@@ -46,24 +59,41 @@ class SysDevice(Protocol):
         """What its own directory holds."""
 
 
-def sys_entries(devices: Iterable[SysDevice]) -> Iterator[SysEntry]:
-    """All files and links, by their path below `SYS_DIR`; a link's target is one too."""
-    drivers = set()
+def driver_link(pci: PciDevice) -> str:
+    """Name of the link to a device in the directory of its driver."""
+    return f"{_driver_directory(pci)}/{pci.slot}"
+
+
+def sys_entries(device: SysDevice) -> Iterator[SysEntry]:
+    """All files and links that tell of a device, by their path below `SYS_DIR`; a link's target
+    is one too."""
+    directory = device.pci.directory
+    for entry in device.sysfs():
+        yield _below(directory, entry)
+    yield Link(f"{_PCI_BUS}/devices/{device.pci.slot}", directory)
+    yield Link(driver_link(device.pci), directory)
+    for minor in device.minors:
+        if not minor.frames:
+            node = f"{directory}/drm/{minor.name}"
+            yield Link(f"{DRM_CLASS}/{minor.name}", node)
+            yield Link(f"{_CHAR_DEVICES}/{DRM_MAJOR}:{minor.index}", node)
+
+
+def driver_entries(
+    pci: PciDevice, bind: Callable[[str], None], unbind: Callable[[str], None]
+) -> Iterator[SysEntry]:
+    """Those of the driver of a device, and of the class of its nodes; ``bind`` and ``unbind`` get
+    the slot of one."""
+    directory = _driver_directory(pci)
+    stores = {"bind": bind, "unbind": unbind, _DRIVER_UEVENT: lambda text: None}
+    for name, store in stores.items():
+        yield Attribute(f"{directory}/{name}", None, store, _WRITE_ONLY)
+    yield Link(f"module/{pci.driver}/drivers/pci:{pci.driver}", directory)
     yield Attribute(f"{DRM_CLASS}/{DRM_VERSION.name}", DRM_VERSION.show)
-    for device in devices:
-        directory = device.pci.directory
-        drivers.add(f"{_PCI_BUS}/drivers/{device.pci.driver}")
-        for entry in device.sysfs():
-            yield _below(directory, entry)
-        yield Link(f"{_PCI_BUS}/devices/{device.pci.slot}", directory)
-        yield Link(f"{_PCI_BUS}/drivers/{device.pci.driver}/{device.pci.slot}", directory)
-        for minor in device.minors:
-            if not minor.frames:
-                node = f"{directory}/drm/{minor.name}"
-                yield Link(f"{DRM_CLASS}/{minor.name}", node)
-                yield Link(f"{_CHAR_DEVICES}/{DRM_MAJOR}:{minor.index}", node)
-    for driver in drivers:
-        yield Attribute(f"{driver}/{_DRIVER_UEVENT}", None, lambda text: None, 0o200)
+
+
+def _driver_directory(pci: PciDevice) -> str:
+    return f"{_PCI_BUS}/drivers/{pci.driver}"
 
 
 def _below(directory: str, entry: SysEntry) -> SysEntry:
@@ -109,8 +139,46 @@ class AttributeFile(File):
         """Set it: ``EIO`` where that is not possible, and what the attribute says."""
         if self._attribute.store is None:
             raise KernelError(errno.EIO, "this attribute cannot be set")
-        text = bytes(data).decode("latin-1")
+        # To the driver a text is a string of C.
+        text = bytes(data).partition(b"\0")[0].decode("latin-1")
         self._attribute.store(text.removesuffix("\n"))
+        return len(data)
+
+    def poll(self, waiter: Callable[[], None] | None) -> int:
+        """Always ready."""
+        return POLLIN | POLLRDNORM | POLLOUT
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+
+class BinAttributeFile(File):
+    """One open of an attribute of bytes (kernel: ``sysfs_bin_kfops_rw``)."""
+
+    seekable = True
+
+    def __init__(self, attribute: BinAttribute) -> None:
+        self._attribute = attribute
+        self.is_mappable = attribute.is_mappable
+
+    @property
+    def size(self) -> int:
+        """As stat(2) says."""
+        return self._attribute.size
+
+    def ioctl(self, cmd: int, data: int, caller: Caller) -> int:
+        """There are none."""
+        return -errno.ENOTTY
+
+    def read(self, size: int, offset: int, nonblock: bool, caller: Caller) -> bytes:
+        """What is there."""
+        return self._attribute.read(offset, size)
+
+    def write(self, data: bytes, offset: int, nonblock: bool, caller: Caller) -> int:
+        """``EIO`` where that is not possible."""
+        if self._attribute.write is None:
+            raise KernelError(errno.EIO, "this attribute cannot be set")
+        self._attribute.write(data)
         return len(data)
 
     def poll(self, waiter: Callable[[], None] | None) -> int:

@@ -25,6 +25,7 @@ import os
 import re
 import secrets
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
@@ -37,11 +38,20 @@ from xedev.kernel.errors import KernelError
 from xedev.kernel.files import FdTokens, File
 from xedev.kernel.pci_sysfs import PciDevice
 from xedev.kernel.sw_sync import SwSyncTimeline
-from xedev.kernel.sysfs import Link
+from xedev.kernel.sysfs import BinAttribute, Link
 from xedev.kernel.trace import Tracepoints
 from xedev.node.debug_files import ControlFile, TraceFile
 from xedev.node.frames import FrameFile
-from xedev.node.sys_tree import SYS_DIR, AttributeFile, SysEntry, link_text, sys_entries
+from xedev.node.sys_tree import (
+    SYS_DIR,
+    AttributeFile,
+    BinAttributeFile,
+    SysEntry,
+    driver_entries,
+    driver_link,
+    link_text,
+    sys_entries,
+)
 from xedev.node.sysctl import DROP_CACHES, SysctlFile, drop_caches_file
 from xedev.node.vfs import Attr
 
@@ -111,11 +121,16 @@ class Device(Protocol):
     def drop_caches(self) -> None:
         """Give back what memory can be had."""
 
+    def remove(self) -> None:
+        """The driver lets go of it."""
+
 
 class _Entry:
     """A path of the tree, with what chmod and chown may change."""
 
-    __slots__ = ("gid", "ino", "mode", "mtime_ns", "names", "opener", "size", "target", "uid")
+    __slots__ = (
+        *("exists", "gid", "ino", "mode", "mtime_ns", "names", "opener", "size", "target", "uid"),
+    )
 
     def __init__(self, ino: int, mode: int, owner: tuple[int, int], mtime_ns: int) -> None:
         self.ino = ino
@@ -125,6 +140,8 @@ class _Entry:
         self.names: list[str] | None = None
         self.target: str | None = None
         self.opener: _Opener | None = None
+        self.exists: Callable[[], bool] = _always
+        """Whether it is there just now."""
         self.size = 0
 
     def attr(self) -> Attr:
@@ -132,15 +149,28 @@ class _Entry:
         return Attr(self.ino, self.mode, self.uid, self.gid, self.size, nlink, self.mtime_ns)
 
 
+def _always() -> bool:
+    return True
+
+
 class Tree:
     """The `xedev.node.vfs.Filesystem` of the devices of a mount, which share their tokens.
 
-    ``debug`` adds files to those of the first device.  Everything belongs to the process that
-    makes the tree; when that is root, nodes get the groups that udev would give them.
+    ``debug`` adds files to those of the first device.  ``probe`` makes a device anew that was
+    unbound.  Everything belongs to the process that makes the tree; when that is root, nodes get
+    the groups that udev would give them.
     """
 
-    def __init__(self, devices: Sequence[Device], debug: Iterable[DebugfsFile] = ()) -> None:
-        self._devices = tuple(devices)
+    def __init__(
+        self,
+        devices: Sequence[Device],
+        debug: Iterable[DebugfsFile] = (),
+        probe: Callable[[int], Device] | None = None,
+    ) -> None:
+        self._devices = list(devices)
+        self._probe = probe
+        self._unbound: set[int] = set()
+        self._bind_lock = threading.Lock()
         self._tokens = devices[0].tokens
         self._now = time.time_ns()
         self._owner = os.geteuid(), os.getegid()
@@ -151,18 +181,23 @@ class Tree:
         self._entries: dict[str, _Entry] = {}
         self._add_directory(f"/{DEBUG_DIR}")
         self._add_directory(_FD_DIR)
+        self._add_drop_caches()
         for device in devices:
             self._add_device(device)
         for file in debug:
             self._add_debug_file(DEBUG_DIR, file)
-        self._add_drop_caches()
         self._add_sw_sync()
-        for sys_entry in sys_entries(devices):
+        for sys_entry in driver_entries(devices[0].pci, self._bind, self._unbind):
             self._add_sys_entry(sys_entry)
 
     # ---- building ----
 
     def _add(self, path: str, mode: int, *, listed: bool = True) -> _Entry:
+        """A new path, or one that was there before and leads elsewhere now."""
+        known = self._entries.get(path)
+        if known is not None:
+            known.mode = mode
+            return known
         ino = self._inode_base + _FIRST_INODE + len(self._entries)
         entry = self._entries[path] = _Entry(ino, mode, self._owner, self._now)
         parent, _, name = path.rpartition("/")
@@ -196,11 +231,16 @@ class Tree:
         for name in sorted({device.pci.slot, *others}):
             # Not listed: each card is told once.
             self._add_link(f"/{DRI_DEBUG_DIR}/{name}", f"{device.index}", listed=False)
+        for sys_entry in sys_entries(device):
+            self._add_sys_entry(sys_entry)
+        link = self._entries[f"/{SYS_DIR}/{driver_link(device.pci)}"]
+        link.exists = lambda: device.index not in self._unbound
 
     def _add_node(self, device: Device, minor: DrmMinor) -> None:
         entry = self._add(f"/{NODE_DIR}/{minor.name}", stat.S_IFREG | minor.mode)
         entry.opener = lambda flags, caller: _open_node(device, minor, flags, caller)
         entry.gid = self._node_group(minor)
+        entry.exists = lambda: device.index not in self._unbound
 
     def _node_group(self, minor: DrmMinor) -> int:
         if self._owner[0] != 0:
@@ -225,7 +265,12 @@ class Tree:
             return
         entry = self._add(path, stat.S_IFREG | file.mode)
         entry.size = file.size
-        entry.opener = lambda flags, caller: AttributeFile(file)
+        if not isinstance(file, BinAttribute):
+            entry.opener = lambda flags, caller: AttributeFile(file)
+            return
+        entry.opener = lambda flags, caller: BinAttributeFile(file)
+        if file.exists is not None:
+            entry.exists = self._entries[os.path.dirname(path)].exists = file.exists
 
     def _add_link(self, path: str, target: str, *, listed: bool = True) -> None:
         entry = self._add(path, stat.S_IFLNK | _LINK_MODE, listed=listed)
@@ -243,6 +288,34 @@ class Tree:
         entry = self._add(f"/{SW_SYNC_PATH}", stat.S_IFREG | _SW_SYNC_MODE)
         entry.opener = lambda flags, caller: SwSyncTimeline(self._tokens, caller.comm)
 
+    # ---- the driver and its devices ----
+
+    def _unbind(self, slot: str) -> None:
+        """The driver lets go of a device, whose nodes vanish: ``ENODEV`` it has none there
+        (kernel: ``unbind_store``)."""
+        with self._bind_lock:
+            device = self._device_at(slot)
+            if device.index in self._unbound:
+                raise KernelError(errno.ENODEV, f"{slot} has no driver")
+            self._unbound.add(device.index)
+            device.remove()
+
+    def _bind(self, slot: str) -> None:
+        """The driver takes a device: ``ENODEV`` none that it could (kernel: ``bind_store``)."""
+        with self._bind_lock:
+            index = self._device_at(slot).index
+            if index not in self._unbound or self._probe is None:
+                raise KernelError(errno.ENODEV, f"{slot} needs no driver")
+            device = self._devices[index] = self._probe(index)
+            self._add_device(device)
+            self._unbound.remove(index)
+
+    def _device_at(self, slot: str) -> Device:
+        for device in self._devices:
+            if device.pci.slot == slot:
+                return device
+        raise KernelError(errno.ENODEV, f"there is no device {slot[:20]!r}")
+
     def _drop_caches(self) -> None:
         for device in self._devices:
             device.drop_caches()
@@ -251,7 +324,7 @@ class Tree:
 
     def _entry(self, path: str) -> _Entry:
         entry = self._entries.get(path) or self._token_entry(path) or self._client_entry(path)
-        if entry is None:
+        if entry is None or not entry.exists():
             raise KernelError(errno.ENOENT, f"there is no {path}")
         return entry
 
@@ -314,7 +387,14 @@ class Tree:
         names = self._entry(path).names
         if names is None:
             raise KernelError(errno.ENOTDIR, f"{path} is no directory")
-        return [*names, *self._client_names()] if path == f"/{DRI_DEBUG_DIR}" else list(names)
+        if path == f"/{DRI_DEBUG_DIR}":
+            return [*names, *self._client_names()]
+        return [name for name in names if self._is_there(f"{path.rstrip('/')}/{name}")]
+
+    def _is_there(self, path: str) -> bool:
+        """Whether a name of a directory is to be told; those that are made up always are."""
+        entry = self._entries.get(path)
+        return entry is None or entry.exists()
 
     def readlink(self, path: str) -> str:
         """Where a link of the sys directory points: ``ENOENT``, ``EINVAL``."""

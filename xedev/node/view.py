@@ -13,6 +13,7 @@ directories.  It needs a mount namespace, and nothing else that the machine woul
     /sys/class/vtconsole      nothing
     /sys/kernel/debug         its debugfs, instead of the machine's
     /proc/sys/vm/drop_caches  its
+    /proc/sys/vm/compact_memory  /dev/null
     /proc/sys/kernel/ftrace_dump_on_oops  a copy
 """
 
@@ -42,6 +43,8 @@ _HIDDEN = ("/sys/class/vtconsole", "/sys/dev/char/226:*")
 """Not shown of the machine: consoles that could be unbound, and the nodes of its own GPUs."""
 _TAKEN_OVER = ("proc/sys/kernel/ftrace_dump_on_oops",)
 """Files of the machine that get a copy, for a program to write to."""
+_SWALLOWED = ("proc/sys/vm/compact_memory",)
+"""Files of the machine to which nothing is written: that would slow it down as a whole."""
 OWN_DIR = "dev/.xe-mock"
 """What else the view needs, below its root."""
 
@@ -81,6 +84,9 @@ def show_machine(root: str) -> None:
     bind(os.path.join(mount, DROP_CACHES), os.path.join(root, DROP_CACHES))
     for path in _TAKEN_OVER:
         _take_over(root, path)
+    for path in _SWALLOWED:
+        if os.path.exists(os.path.join(root, path)):
+            bind("/dev/null", os.path.join(root, path))
 
 
 def _take_over(root: str, path: str) -> None:

@@ -1,16 +1,26 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * /proc/self/fdinfo/N of a node: with what the device tells of the client (drm-usage-stats).
+ * /proc/PID/fdinfo/N of a node: with what the device tells of the client (drm-usage-stats).
  *
  * The kernel's file cannot say it, since the node is a server's.  Opening it gives a file in
- * memory with the text as it is at that time; of this process' own descriptors only.
+ * memory with the text as it is at that time.  Another process' descriptor is asked through a copy
+ * of it, for which this process needs the right to trace that one.
  */
 #include "shim.h"
 #include "xe_mock.h"
 
 #include <stdarg.h>
+#include <sys/sysmacros.h>
 
 #define FDINFO "/fdinfo"
+#define SELF 0
+
+/* Descriptor number of a process; fd is -1 for none. */
+struct described {
+	int pid, fd;
+};
+
+static const struct described nothing = { SELF, -1 };
 
 /* ---- which descriptor a path means ---- */
 
@@ -22,73 +32,137 @@ static const char *without(const char *text, const char *prefix)
 	return strncmp(text, prefix, length) ? NULL : text + length;
 }
 
-/* What stands behind this process' directory in procfs, or NULL. */
-static const char *below_self(const char *path)
+/* This process' number as this procfs counts, or -1. */
+static int own_number(void)
 {
-	char self[64] = "";
-	const char *rest = without(path, "/proc/");
-	const char *found;
+	char self[16] = "";
 
-	if (!rest)
-		return NULL;
-	if ((found = without(rest, "self")) || (found = without(rest, "thread-self")))
-		return found;
-	/* By number: ours is what the link says, as this procfs counts. */
-	if (raw_readlink("/proc/self", self, sizeof(self) - 1) <= 0)
-		return NULL;
-	return without(rest, self);
+	return raw_readlink("/proc/self", self, sizeof(self) - 1) > 0 ? text_number(self) : -1;
 }
 
-/* The last part, behind fdinfo, or NULL. */
-static const char *behind_fdinfo(const char *path)
+/* Whose a directory in procfs is: SELF, a process' number, or -1.  What stands behind is rest. */
+static int process_of(const char *path, const char **rest)
 {
-	const char *rest = below_self(path);
-	const char *found = rest ? strstr(rest, FDINFO) : NULL;
+	const char *name = without(path, "/proc/");
+	char digits[16];
+	size_t length = 0;
+	int pid, own;
 
+	if (!name)
+		return -1;
+	if ((*rest = without(name, "self")) || (*rest = without(name, "thread-self")))
+		return SELF;
+	while (name[length] && name[length] != '/' && length + 1 < sizeof(digits)) {
+		digits[length] = name[length];
+		length++;
+	}
+	digits[length] = '\0';
+	*rest = name + length;
+	pid = text_number(digits);
+	own = own_number();
+	if (pid == own)
+		return pid < 0 ? -1 : SELF;
+	/* A procfs of other numbers than those of our system calls tells of nobody else. */
+	return own == raw_getpid() ? pid : -1;
+}
+
+/* What stands behind the directory fdinfo of a process, or NULL. */
+static const char *behind_fdinfo(const char *path, int *pid)
+{
+	const char *rest, *found = strstr(path, FDINFO);
+
+	if (!found)
+		return NULL;
+	*pid = process_of(path, &rest);
 	/* Directly below, or in the directory of one of the threads. */
-	if (!found || (found != rest && !without(rest, "/task/")))
+	if (*pid < 0 || (found != rest && !without(rest, "/task/")))
 		return NULL;
 	return found + strlen(FDINFO);
 }
 
-static RARE int by_absolute_path(const char *path)
+static RARE struct described by_absolute_path(const char *path)
 {
-	const char *rest = behind_fdinfo(path);
+	struct described found = nothing;
+	const char *rest = behind_fdinfo(path, &found.pid);
 
-	return rest && *rest == '/' ? text_number(rest + 1) : -1;
+	found.fd = rest && *rest == '/' ? text_number(rest + 1) : -1;
+	return found;
 }
 
-static RARE int by_name(int dir, const char *name)
+static RARE struct described by_name(int dir, const char *name)
 {
+	struct described found = nothing;
 	char path[MOCK_PATH_MAX];
 	const char *rest;
 
 	if (text_number(name) < 0 || !text_path_of(dir, path, sizeof(path)))
-		return -1;
-	rest = behind_fdinfo(path);
-	return rest && !*rest ? text_number(name) : -1;
+		return nothing;
+	rest = behind_fdinfo(path, &found.pid);
+	found.fd = rest && !*rest ? text_number(name) : -1;
+	return found;
 }
 
-static inline int described_fd(int dir, const char *path)
+static inline struct described described_by(int dir, const char *path)
 {
 	if (!path)
-		return -1;
+		return nothing;
 	if (unlikely(path[0] == '/' && path[1] == 'p' && without(path, "/proc/")))
 		return by_absolute_path(path);
 	if (unlikely(path[0] >= '0' && path[0] <= '9' && dir >= 0))
 		return by_name(dir, path);
-	return -1;
+	return nothing;
+}
+
+/* ---- the descriptor of another process ---- */
+
+static void proc_path(char *path, const char *directory, struct described which)
+{
+	char head[64];
+
+	text_fd(head, "/proc/", which.pid);
+	text_add(head, sizeof(head), directory);
+	text_fd(path, head, which.fd);
+}
+
+/* Looks first: nobody's pipe is to be held open by a copy. */
+static bool is_mocks(struct described which)
+{
+	struct stat status;
+	char path[64];
+
+	proc_path(path, "/fd/", which);
+	return !raw_fstatat(AT_FDCWD, path, &status, 0) &&
+	       mock_maybe(major(status.st_dev), status.st_mode, status.st_ino) &&
+	       mock_device(status.st_dev);
+}
+
+/* A copy of it in this process, if it is a mock's; -1 otherwise. */
+static int copy_of(struct described which)
+{
+	int process, fd;
+
+	if (!is_mocks(which))
+		return -1;
+	process = raw_pidfd_open(which.pid);
+	if (process < 0)
+		return -1;
+	fd = raw_pidfd_getfd(process, which.fd);
+	raw_close(process);
+	return fd;
 }
 
 /* ---- the text ---- */
 
-static void copy_kernels(int fd, int out)
+static void copy_kernels(struct described which, int out)
 {
 	char path[64], buffer[512];
 	long length;
 	int in;
 
-	text_fd(path, "/proc/self/fdinfo/", fd);
+	if (which.pid == SELF)
+		text_fd(path, "/proc/self/fdinfo/", which.fd);
+	else
+		proc_path(path, "/fdinfo/", which);
 	in = raw_openat(AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
 	if (in < 0)
 		return;
@@ -97,21 +171,29 @@ static void copy_kernels(int fd, int out)
 	raw_close(in);
 }
 
+/* What the device tells of an open node: 0, or less. */
+static long ask(int fd, struct xe_mock_fdinfo *answer)
+{
+	memset(answer, 0, sizeof(*answer));
+	return mock_fd(fd) ? raw_ioctl(fd, XE_MOCK_IOCTL_FDINFO, answer) : -1;
+}
+
 /* A file with the whole text, or -1 when there is nothing to add to the kernel's. */
-static RARE int open_text(int fd, int flags)
+static RARE int open_text(struct described which, int flags)
 {
 	struct xe_mock_fdinfo answer;
+	int fd = which.pid == SELF ? which.fd : copy_of(which);
+	long refused = ask(fd, &answer);
 	int out;
 
-	if (!mock_fd(fd))
-		return -1;
-	memset(&answer, 0, sizeof(answer));
-	if (raw_ioctl(fd, XE_MOCK_IOCTL_FDINFO, &answer))
+	if (which.pid != SELF && fd >= 0)
+		raw_close(fd);
+	if (refused)
 		return -1;
 	out = raw_memfd("fdinfo", flags & O_CLOEXEC ? MFD_CLOEXEC : 0);
 	if (out < 0)
 		return -1;
-	copy_kernels(fd, out);
+	copy_kernels(which, out);
 	raw_write(out, answer.text, answer.length);
 	raw_lseek(out, 0, SEEK_SET);
 	return out;
@@ -119,9 +201,9 @@ static RARE int open_text(int fd, int flags)
 
 static inline int open_described(int dir, const char *path, int flags)
 {
-	int fd = described_fd(dir, path);
+	struct described which = described_by(dir, path);
 
-	return unlikely(fd >= 0) ? open_text(fd, flags) : -1;
+	return unlikely(which.fd >= 0) ? open_text(which, flags) : -1;
 }
 
 /* ---- open, openat ---- */

@@ -16,6 +16,7 @@
 
 #define PRIME_HANDLE_TO_FD DRM(0x2d)
 #define SYNCOBJ_HANDLE_TO_FD DRM(0xc1)
+#define XE_VM_BIND DRM(0x45)
 #define XE_OBSERVATION DRM(0x4b)
 #define SW_SYNC_CREATE_FENCE 0xc0285700u
 #define SYNC_MERGE 0xc0303e03u
@@ -26,6 +27,7 @@
 #define SYNC_FILE_AT 4		/* struct dma_buf_export_sync_file.fd */
 #define DRM_FLAGS_AT 4		/* struct drm_prime_handle.flags, and of drm_syncobj_handle */
 #define DRM_FD_AT 8		/* and .fd */
+#define VM_BIND_SIZE 136	/* struct drm_xe_vm_bind */
 
 _Atomic bool drm_used;
 
@@ -34,13 +36,16 @@ static inline uint32_t type_of(uint32_t command)
 	return command >> 8 & 0xff;
 }
 
+static inline uint32_t size_of(uint32_t command)
+{
+	return command >> 16 & 0x3fff;
+}
+
 /* Whether it is a DRM command with a structure that reaches to its descriptor. */
 static inline bool is_drm(uint32_t command)
 {
-	const uint32_t size = command >> 16 & 0x3fff;
-
 	return type_of(command) == DRM_TYPE && command >> 30 == 3 &&
-	       size >= DRM_FD_AT + sizeof(int);
+	       size_of(command) >= DRM_FD_AT + sizeof(int);
 }
 
 static uint32_t *word_at(void *argument, size_t offset)
@@ -117,8 +122,11 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
 	result = next_ioctl(fd, request, argument);
 	if (result < 0)
 		return result;
-	if (unlikely(type_of(command) == DRM_TYPE))
+	if (unlikely(type_of(command) == DRM_TYPE)) {
 		drm_used = true;
+		if (DRM_NR(command) == XE_VM_BIND && size_of(command) == VM_BIND_SIZE)
+			userptr_bound(fd, argument);
+	}
 	if (unlikely(result >= XE_MOCK_TOKEN_BASE && DRM_NR(command) == XE_OBSERVATION))
 		return install_stream(fd, (uint32_t)result);
 	place = descriptor_in(command, argument);

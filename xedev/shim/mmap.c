@@ -118,8 +118,8 @@ static inline bool must_look_first(int flags)
 	return flags & MAP_SHARED ? flags & MAP_FIXED : drm_used;
 }
 
-static inline void *map(mmap_function next, void *addr, size_t length, int prot, int flags, int fd,
-			off_t offset)
+static inline void *map_any(mmap_function next, void *addr, size_t length, int prot, int flags,
+			    int fd, off_t offset)
 {
 	int error;
 	void *result;
@@ -138,6 +138,27 @@ static inline void *map(mmap_function next, void *addr, size_t length, int prot,
 	return map_mock(addr, length, prot, flags, fd, offset);
 }
 
+/* A fixed mapping in the place of user memory that the GPU may work on. */
+static RARE void *map_over(mmap_function next, void *addr, size_t length, int prot, int flags,
+			   int fd, off_t offset)
+{
+	struct userptr_change change;
+	void *result;
+
+	userptr_begin(&change, addr, length);
+	result = map_any(next, addr, length, prot, flags, fd, offset);
+	userptr_end(&change);
+	return result;
+}
+
+static inline void *map(mmap_function next, void *addr, size_t length, int prot, int flags, int fd,
+			off_t offset)
+{
+	if (unlikely(flags & MAP_FIXED && userptr_used))
+		return map_over(next, addr, length, prot, flags, fd, offset);
+	return map_any(next, addr, length, prot, flags, fd, offset);
+}
+
 EXPORT void *mmap(void *addr, size_t length, int prot, int flags, int fd, off_t offset)
 {
 	return map(next_mmap, addr, length, prot, flags, fd, offset);
@@ -148,9 +169,27 @@ EXPORT void *mmap64(void *addr, size_t length, int prot, int flags, int fd, off6
 	return map(next_mmap64, addr, length, prot, flags, fd, offset);
 }
 
-EXPORT int munmap(void *addr, size_t length)
+static inline int unmap_any(void *addr, size_t length)
 {
 	if (unlikely(lease_count))
 		return lease_munmap(next_munmap, addr, length);
 	return next_munmap(addr, length);
+}
+
+static RARE int unmap_userptr(void *addr, size_t length)
+{
+	struct userptr_change change;
+	int result;
+
+	userptr_begin(&change, addr, length);
+	result = unmap_any(addr, length);
+	userptr_end(&change);
+	return result;
+}
+
+EXPORT int munmap(void *addr, size_t length)
+{
+	if (unlikely(userptr_used))
+		return unmap_userptr(addr, length);
+	return unmap_any(addr, length);
 }

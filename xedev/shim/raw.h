@@ -141,6 +141,22 @@ static inline int raw_memfd(const char *name, unsigned int flags)
 	return (int)raw_call(SYS_memfd_create, (long)name, flags, 0, 0, 0, 0);
 }
 
+static inline int raw_getpid(void)
+{
+	return (int)raw_call(SYS_getpid, 0, 0, 0, 0, 0, 0);
+}
+
+/* By number: headers of before Linux 5.6 name neither. */
+static inline int raw_pidfd_open(int pid)
+{
+	return (int)raw_call(434, pid, 0, 0, 0, 0, 0);
+}
+
+static inline int raw_pidfd_getfd(int process, int fd)
+{
+	return (int)raw_call(438, process, fd, 0, 0, 0, 0);
+}
+
 /* mask is the kernel's sigset_t: one bit a signal. */
 static inline void raw_sigmask(int how, const uint64_t *mask, uint64_t *old)
 {

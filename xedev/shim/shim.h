@@ -98,6 +98,26 @@ int lease_munmap(munmap_function next, void *addr, size_t length);
 void *lease_replace(mmap_function next, void *addr, size_t length, int prot, int flags, int fd,
 		    off_t offset);
 
+/* ---- userptr.c: user memory that the GPU works on ---- */
+
+#define USERPTR_DEVICES 4
+
+/* Of memory that is about to go: whom to tell when it has. */
+struct userptr_change {
+	size_t count;
+	int fd[USERPTR_DEVICES];
+	uint64_t cookie[USERPTR_DEVICES];
+};
+
+/* Set once user memory was bound. */
+extern _Atomic bool userptr_used;
+
+/* A VM_BIND succeeded. */
+void userptr_bound(int fd, const void *argument);
+/* Waits until no job uses the memory; none begins before the end. */
+void userptr_begin(struct userptr_change *change, const void *addr, size_t length);
+void userptr_end(const struct userptr_change *change);
+
 /* ---- ioctl.c ---- */
 
 /* Set once a DRM ioctl succeeded.  Other programs are spared what only those of DRM may need. */

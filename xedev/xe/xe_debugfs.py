@@ -14,8 +14,9 @@ from xedev.drm.drm_device import DebugfsFile
 from xedev.drm.drm_file import DrmFile
 from xedev.kernel.caller import Caller
 from xedev.kernel.errors import KernelError
+from xedev.kernel.sysfs import kstrtou32
 from xedev.xe.xe_bo import as_xe_bo
-from xedev.xe.xe_hw_engine import ENGINE_CLASSES
+from xedev.xe.xe_hw_engine import ENGINE_CLASSES, MULTI_LRC_CLASSES
 from xedev.xe.xe_shrinker import xe_pressure
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ __all__ = ("debugfs_files", "show")
 
 READ_ONLY = 0o400
 CONTROL = 0o600
-YES = ("1", "y", "yes", "on", "t", "true")
-"""Kernel: ``kstrtobool``."""
 GPU_PATIENCE = 1.0
 """Seconds to wait for the GPU's answer."""
 
@@ -46,23 +45,12 @@ def debugfs_files(xe: XeDevice) -> list[DebugfsFile]:
         DebugfsFile("vms", READ_ONLY, lambda: _vms(xe)),
         DebugfsFile("info", READ_ONLY, lambda: _info(xe)),
         DebugfsFile("state", READ_ONLY, lambda: json.dumps(_state(xe, made)) + "\n"),
+        DebugfsFile("forcewake_all", READ_ONLY, open=lambda: _forcewake_open(xe)),
+        _wedged_mode(xe),
         _switch("wedge", lambda: xe.wedged, xe.declare_wedged),
         _switch("unplug", lambda: xe.unplugged, xe.unplug),
         DebugfsFile("fail", CONTROL, xe.faults.describe, lambda text, _: _fail(xe, text)),
         DebugfsFile("pressure", CONTROL, lambda: "", lambda text, _: _pressure(xe, text)),
-        *_gt_files(xe),
-    ]
-
-
-def _gt_files(xe: XeDevice) -> list[DebugfsFile]:
-    """Those of the directories of the GTs (kernel: xe_gt_debugfs.c)."""
-    return [
-        _trigger(f"gt{gt.gt_id}/{name}", reset)
-        for gt in xe.platform.gts
-        for name, reset in (
-            ("force_reset", xe.guc.reset),
-            ("force_reset_sync", lambda: _reset_sync(xe)),
-        )
     ]
 
 
@@ -171,8 +159,17 @@ def _info(xe: XeDevice) -> str:
         ("vm_max_level", platform.vm_max_level),
         ("has_flat_ccs", "yes" if platform.has_flat_ccs else "no"),
         ("has_usm", "yes" if platform.has_usm else "no"),
+        ("multi_lrc_engine_classes", _class_names(MULTI_LRC_CLASSES)),
     ]
-    return "".join(f"{key} {value}\n" for key, value in facts)
+    facts += [
+        (f"gt{gt.gt_id} multi_queue_engine_classes", _class_names(gt.multi_queue_classes))
+        for gt in platform.gts
+    ]
+    return "".join(f"{key} {value}".rstrip() + "\n" for key, value in facts)
+
+
+def _class_names(classes: frozenset[int]) -> str:
+    return " ".join(name for number, name in ENGINE_CLASSES.items() if number in classes)
 
 
 # ---- the same for programs ----
@@ -379,6 +376,28 @@ def _show_bo(xe: XeDevice, bo: XeBo) -> dict[str, object]:
 # ---- control files ----
 
 
+def _forcewake_open(xe: XeDevice) -> Callable[[], None]:
+    """No GT sleeps until this open file ends (kernel: ``forcewake_all_fops``)."""
+    for gt in xe.gts:
+        gt.fw.get()
+
+    def release() -> None:
+        for gt in xe.gts:
+            gt.fw.put()
+
+    return release
+
+
+def _wedged_mode(xe: XeDevice) -> DebugfsFile:
+    """When the device is declared wedged (kernel: ``wedged_mode_set``)."""
+
+    def write(text: str, caller: Caller) -> str:
+        xe.set_wedged_mode(kstrtou32(text))
+        return ""
+
+    return DebugfsFile("wedged_mode", CONTROL, lambda: f"{xe.wedged_mode}\n", write)
+
+
 def _switch(name: str, state: Callable[[], bool], turn_on: Callable[[], None]) -> DebugfsFile:
     """A file that reads 0 or 1, and that a written 1 turns on for good."""
 
@@ -389,28 +408,6 @@ def _switch(name: str, state: Callable[[], bool], turn_on: Callable[[], None]) -
         return "1\n"
 
     return DebugfsFile(name, CONTROL, lambda: f"{int(state())}\n", write)
-
-
-def _trigger(name: str, act: Callable[[], None]) -> DebugfsFile:
-    """A file that does something when it is read, or when a yes is written."""
-
-    def read() -> str:
-        act()
-        return ""
-
-    def write(text: str, caller: Caller) -> str:
-        if text.strip().lower() not in YES:
-            raise KernelError(errno.EINVAL, f"write 1 to {name}")
-        act()
-        return ""
-
-    return DebugfsFile(name, CONTROL, read, write)
-
-
-def _reset_sync(xe: XeDevice) -> None:
-    """Reset all engines, and wait until that is known of their queues."""
-    xe.guc.reset()
-    xe.guc.ct.query_ticks(GPU_PATIENCE)  # answered behind all that the reset has to tell
 
 
 def _fail(xe: XeDevice, text: str) -> str:

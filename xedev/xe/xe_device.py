@@ -9,6 +9,7 @@ import re
 import threading
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 
 from uapi import registry
 from uapi import xe_drm as uapi_xe_drm
@@ -20,12 +21,13 @@ from xedev.drm.drm_gem import DrmGemObject, drm_gem_handle_create, drm_gem_mmap
 from xedev.drm.drm_ioctl import DRM_RENDER_ALLOW, Handler, IoctlDesc, IoctlTable
 from xedev.drm.ttm import MemType, TtmDevice, TtmManager
 from xedev.kernel.caller import Caller
+from xedev.kernel.deferred import Deferred
 from xedev.kernel.errors import KernelError
 from xedev.kernel.idr import Idr
 from xedev.kernel.locking import Mutex
 from xedev.kernel.mm import PAGE_SIZE, CpuMapping, VmArea
 from xedev.kernel.shmem import ShmemConfig, ShmemStore
-from xedev.kernel.sysfs import Attribute, Link
+from xedev.kernel.sysfs import Attribute, BinAttribute, Link
 from xedev.kernel.wait import WaitQueue
 from xedev.kernel.workqueue import Workqueue
 from xedev.xe import xe_debugfs
@@ -38,6 +40,7 @@ from xedev.xe.xe_bo import (
     xe_gem_create_ioctl,
     xe_gem_mmap_offset_ioctl,
 )
+from xedev.xe.xe_devcoredump import XeDevcoredump
 from xedev.xe.xe_dma_buf import xe_gem_prime_export, xe_gem_prime_import
 from xedev.xe.xe_drm_client import client_debugfs_files
 from xedev.xe.xe_exec import xe_exec_ioctl
@@ -50,7 +53,7 @@ from xedev.xe.xe_exec_queue import (
     xe_exec_queue_set_property_ioctl,
 )
 from xedev.xe.xe_gt import XeGt
-from xedev.xe.xe_gt_debugfs import gt_table_files
+from xedev.xe.xe_gt_debugfs import gt_debugfs_files
 from xedev.xe.xe_guc_submit import XeGuc
 from xedev.xe.xe_hw_engine_class_sysfs import XeHwEngineClass
 from xedev.xe.xe_mock import xe_mock_ioctl
@@ -60,6 +63,7 @@ from xedev.xe.xe_query import xe_query_ioctl
 from xedev.xe.xe_shrinker import xe_drop_caches
 from xedev.xe.xe_sysfs import xe_pci_device, xe_sysfs
 from xedev.xe.xe_tile_debugfs import gt_links, memory_files
+from xedev.xe.xe_userptr import XeUserptrNotifier
 from xedev.xe.xe_vm import (
     XeVm,
     xe_vm_bind_ioctl,
@@ -72,7 +76,7 @@ from xedev.xe.xe_vm import (
 from xedev.xe.xe_vm_madvise import xe_vm_madvise_ioctl
 from xedev.xe.xe_wait_user_fence import xe_wait_user_fence_ioctl
 
-__all__ = ("XeConfig", "XeDevice", "XeFile", "xe_probe")
+__all__ = ("XeConfig", "XeDevice", "XeFile", "xe_probe", "xe_probe_again")
 
 
 GT_NS_PER_S = 1_000_000_000
@@ -135,6 +139,14 @@ class XeConfig:
     """Which card of the machine: its minors and its PCI slot follow."""
 
 
+class WedgedMode(IntEnum):
+    """When a device is declared wedged (kernel: ``enum xe_wedged_mode``)."""
+
+    NEVER = 0
+    UPON_CRITICAL_ERROR = 1
+    UPON_ANY_HANG_NO_RESET = 2
+
+
 class XeFile:
     """The driver's part of an open file (kernel: ``struct xe_file``).  One lock for both tables."""
 
@@ -170,6 +182,7 @@ class XeDevice(DrmDevice):
         self.faults.declare(*FAULT_POINTS)
         self.shmem: ShmemStore = ShmemStore(self.config.memory) if peer is None else peer.shmem
         self._make_memory()
+        self.wedged_mode = WedgedMode.UPON_CRITICAL_ERROR
         self.pxp_key_instance = 1
         self.bos_lock = threading.Lock()
         self.bos: dict[int, XeBo] = {}
@@ -177,18 +190,22 @@ class XeDevice(DrmDevice):
         self.gts = tuple(XeGt(self, info) for info in self.platform.gts)
         self._bind_eclass = XeHwEngineClass("bind", self.config.job_timeout_ms)
         self.pci = xe_pci_device(self)
+        self.devcoredump = XeDevcoredump(self)
         self.guc = XeGuc(self)
         self.ordered_wq = Workqueue("xe-ordered-wq")
         """Writes the user fences of binds, one after the other."""
+        self.preempt_wq = Workqueue("xe-preempt-fence-wq")
+        """Brings back what was evicted from VMs of long-running work."""
         self.ufence_wq = WaitQueue()
         """Who waits for a user fence (kernel: ``xe->ufence_wq``)."""
+        self.userptr_notifier = XeUserptrNotifier(self)
         self.vms_lock = threading.Lock()
         self.vms: dict[int, XeVm] = {}
         self.debugfs: dict[str, DebugfsFile] = {
             file.name: file
             for file in (
                 *xe_debugfs.debugfs_files(self),
-                *gt_table_files(self),
+                *gt_debugfs_files(self),
                 *memory_files(self),
             )
         }
@@ -242,7 +259,9 @@ class XeDevice(DrmDevice):
         """Kernel: ``xe_gem_prime_export``."""
         return xe_gem_prime_export(bo, flags)
 
-    def private_ioctl(self, file: DrmFile, cmd: int, data: int, caller: Caller) -> int | None:
+    def private_ioctl(
+        self, file: DrmFile, cmd: int, data: int, caller: Caller
+    ) -> int | Deferred[int] | None:
         """The mock's own ioctls."""
         return xe_mock_ioctl(self, file, cmd, data, caller)
 
@@ -288,6 +307,17 @@ class XeDevice(DrmDevice):
         """Kernel: ``drm_vma_node_offset_addr``."""
         return as_xe_bo(obj).mmap_offset
 
+    @property
+    def wedges_upon_hang(self) -> bool:
+        """Whether a job that takes too long is the end (kernel: ``guc_submit_hint_wedged``)."""
+        return self.wedged_mode is WedgedMode.UPON_ANY_HANG_NO_RESET
+
+    def set_wedged_mode(self, mode: int) -> None:
+        """``EINVAL`` there is no such mode (kernel: ``xe_device_validate_wedged_mode``)."""
+        if mode not in tuple(WedgedMode):
+            raise KernelError(errno.EINVAL, f"no wedged mode {mode}")
+        self.wedged_mode = WedgedMode(mode)
+
     def declare_wedged(self) -> None:
         """Also all work ends (kernel: ``xe_device_declare_wedged``)."""
         super().declare_wedged()
@@ -305,8 +335,11 @@ class XeDevice(DrmDevice):
 
     def eclass(self, gt_id: int, engine_class: int) -> XeHwEngineClass:
         """Limits of the scheduler; binds have those that nobody can change."""
-        gt = next(gt for gt in self.gts if gt.info.gt_id == gt_id & 0xFF)
-        return gt.eclass.get(engine_class, self._bind_eclass)
+        return self.gt(gt_id & 0xFF).eclass.get(engine_class, self._bind_eclass)
+
+    def gt(self, gt_id: int) -> XeGt:
+        """One of its GTs (kernel: ``xe_device_get_gt``)."""
+        return next(gt for gt in self.gts if gt.info.gt_id == gt_id)
 
     def gt_timestamp(self, now_ns: int) -> int:
         """The GT's counter at ``now_ns`` of CLOCK_MONOTONIC."""
@@ -342,7 +375,7 @@ class XeDevice(DrmDevice):
         """What debugfs tells of one open file, in its own directory."""
         return client_debugfs_files(self, file)
 
-    def sysfs(self) -> list[Attribute | Link]:
+    def sysfs(self) -> list[Attribute | BinAttribute | Link]:
         """What its directory of /sys holds."""
         return xe_sysfs(self, self.pci)
 
@@ -350,12 +383,25 @@ class XeDevice(DrmDevice):
         """The administrator wants all memory back that can be had."""
         xe_drop_caches(self)
 
-    def shutdown(self) -> None:
-        """The mock ends: no open file gets an answer any more."""
+    def remove(self) -> None:
+        """The driver lets go of the device: no open file gets an answer any more
+        (kernel: ``xe_pci_remove``)."""
         self.unplug()
+        self.guc.declare_wedged()
         self.guc.shutdown()
         self.ordered_wq.destroy()
+        self.preempt_wq.destroy()
+
+    def shutdown(self) -> None:
+        """The mock ends."""
+        self.remove()
         self.shmem.close()
+
+
+def xe_probe_again(gone: XeDevice) -> XeDevice:
+    """The driver takes up a device anew, after `XeDevice.remove`; nothing of the old one is left
+    but what is the mock's own (kernel: ``xe_pci_probe``)."""
+    return XeDevice(gone.config, gone)
 
 
 def xe_probe(config: XeConfig, count: int) -> tuple[XeDevice, ...]:

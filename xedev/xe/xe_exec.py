@@ -72,7 +72,7 @@ def _check_queue(queue: XeExecQueue, args: xe_drm.drm_xe_exec) -> None:
 def _exec(queue: XeExecQueue, args: xe_drm.drm_xe_exec, syncs: XeSyncs, caller: Caller) -> None:
     batches = _batches(queue, args, caller)
     vm = queue.vm
-    vm.lock.down_write()
+    _lock_settled(vm, caller)
     try:
         if not batches:
             _signal_last_fence(queue, syncs)
@@ -85,7 +85,18 @@ def _exec(queue: XeExecQueue, args: xe_drm.drm_xe_exec, syncs: XeSyncs, caller: 
             _check_protected_content(vm)
         vm.pt.attach(vm)
         _submit(queue, batches, syncs)
+        vm.preempt.reactivate()
     finally:
+        vm.lock.up_write()
+
+
+def _lock_settled(vm: XeVm, caller: Caller) -> None:
+    """Lock ``vm->lock`` for writing when no user memory in the VM changes just now; ``EINTR``."""
+    while True:
+        vm.userptr.wait_settled(caller)
+        vm.lock.down_write()
+        if not vm.userptr.is_changing():
+            return
         vm.lock.up_write()
 
 

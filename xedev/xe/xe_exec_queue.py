@@ -16,10 +16,10 @@ from xedev.gpu.abi import Placement
 from xedev.kernel.caller import CAP_SYS_NICE, Caller
 from xedev.kernel.dma_fence import DmaFence, dma_fence_context_alloc
 from xedev.kernel.errors import KernelError
-from xedev.kernel.idr import Idr
 from xedev.kernel.refcount import Refcounted
 from xedev.kernel.user_memory import copy_struct_from_user
-from xedev.xe.xe_hw_engine import ENGINE_CLASSES
+from xedev.xe.xe_exec_queue_group import XeExecQueueGroup
+from xedev.xe.xe_hw_engine import ENGINE_CLASSES, MULTI_LRC_CLASSES
 from xedev.xe.xe_sched_job import XeSchedJob
 from xedev.xe.xe_sync import BindQueue
 
@@ -48,10 +48,6 @@ MAX_PRIORITY = 2
 NORMAL_PRIORITY = 1
 TIMESLICE_LIMITS = range(1, 10_000_001)
 """Microseconds, for whoever is above the limits of a class."""
-MULTI_LRC_CLASSES = frozenset(
-    {xe_drm.DRM_XE_ENGINE_CLASS_VIDEO_DECODE, xe_drm.DRM_XE_ENGINE_CLASS_VIDEO_ENHANCE}
-)
-"""Classes that can run one queue on several engines at once."""
 CONTEXT_SIZES = {
     xe_drm.DRM_XE_ENGINE_CLASS_RENDER: 12 << 10,
     xe_drm.DRM_XE_ENGINE_CLASS_COMPUTE: 8 << 10,
@@ -67,7 +63,10 @@ TIMESLICE = xe_drm.DRM_XE_EXEC_QUEUE_SET_PROPERTY_TIMESLICE
 PXP_TYPE = xe_drm.DRM_XE_EXEC_QUEUE_SET_PROPERTY_PXP_TYPE
 HANG_REPLAY_STATE = xe_drm.DRM_XE_EXEC_QUEUE_SET_HANG_REPLAY_STATE
 MULTI_GROUP = xe_drm.DRM_XE_EXEC_QUEUE_SET_PROPERTY_MULTI_GROUP
+MULTI_GROUP_CREATE = xe_drm.DRM_XE_MULTI_GROUP_CREATE
 MULTI_QUEUE_PRIORITY = xe_drm.DRM_XE_EXEC_QUEUE_SET_PROPERTY_MULTI_QUEUE_PRIORITY
+OF_SECONDARIES = frozenset({MULTI_GROUP, MULTI_QUEUE_PRIORITY})
+"""Properties of a queue that has joined a group."""
 DISABLE_STATE_CACHE_PERF_FIX = xe_drm.DRM_XE_EXEC_QUEUE_SET_DISABLE_STATE_CACHE_PERF_FIX
 
 
@@ -84,6 +83,7 @@ class XeExecQueue(Refcounted):
         "engine_class",
         "entity",
         "generation",
+        "group",
         "gt_id",
         "is_banned",
         "is_killed",
@@ -93,6 +93,7 @@ class XeExecQueue(Refcounted):
         "jobs_lock",
         "last_fence",
         "logical_mask",
+        "multi_queue_priority",
         "number",
         "priority",
         "ticks",
@@ -134,6 +135,10 @@ class XeExecQueue(Refcounted):
         """Whether its work failed."""
         self.is_protected = False
         """Whether it runs protected content."""
+        self.group: XeExecQueueGroup | None = None
+        """With which queues it shares a context."""
+        self.multi_queue_priority = NORMAL_PRIORITY
+        """Among those of its group."""
         self.number = 0
         """Of all queues of the device, by which the GPU knows it; 0 of one for binds."""
         self.generation = 0
@@ -150,9 +155,21 @@ class XeExecQueue(Refcounted):
 
     @property
     def is_reset(self) -> bool:
-        """Whether nothing will run on it any more
+        """Whether nothing will run on it any more; nothing does without the group's primary
         (kernel: ``guc_exec_queue_reset_status``)."""
-        return self.is_killed or self.is_banned
+        primary = self.primary
+        return self.is_killed or self.is_banned or primary.is_killed or primary.is_banned
+
+    @property
+    def primary(self) -> XeExecQueue:
+        """The first queue of its group; itself if it is in none
+        (kernel: ``xe_exec_queue_multi_queue_primary``)."""
+        return self.group.primary if self.group is not None else self
+
+    @property
+    def is_secondary(self) -> bool:
+        """Whether it has joined the group of another one."""
+        return self.primary is not self
 
     def next_fence(self) -> DmaFence:
         """The fence of its next job; needs ``vm->lock`` for writing."""
@@ -164,25 +181,37 @@ class XeExecQueue(Refcounted):
     def placement(self) -> Placement:
         """What the GPU has to know of it."""
         timeout = 0 if self.vm.is_lr else self.job_timeout_ms
+        primary = self.primary
         return Placement(
             gt_id=self.gt_id,
             engine_class=self.engine_class,
             mask=self.logical_mask,
             width=self.width,
-            priority=self.priority,
-            timeslice_us=self.timeslice,
+            priority=primary.priority,
+            timeslice_us=primary.timeslice,
             timeout_ms=timeout,
+            group=primary.number if self.group is not None else 0,
+            group_priority=self.multi_queue_priority,
         )
 
     def free(self) -> None:
         """The last reference went."""
+        group = self.group
+        if group is not None and self.is_secondary:
+            group.forget(self)
+            group.primary.put()
+        elif group is not None:
+            self.group = None  # the two would keep each other
         self.vm.put()
 
 
 def xe_exec_queue_lookup(file: DrmFile, queue_id: int) -> XeExecQueue | None:
     """The queue of an id with one more reference, None for no such queue."""
-    queues: Idr[XeExecQueue] = file.driver_priv.exec_queues  # type: ignore[attr-defined]
-    queue = queues.find(queue_id)
+    return _lookup(file.driver_priv, queue_id)  # type: ignore[arg-type]
+
+
+def _lookup(xef: XeFile, queue_id: int) -> XeExecQueue | None:
+    queue = xef.exec_queues.find(queue_id)
     if queue is None or not queue.get_unless_zero():
         return None
     return queue
@@ -293,6 +322,8 @@ def _make(
     try:
         if args.extensions:
             exec_queue_user_extensions(xe, queue, args.extensions, caller)
+        if queue.group is not None and queue.is_secondary:
+            queue.group.add(queue)
     except BaseException:
         queue.put()
         raise
@@ -339,8 +370,8 @@ def exec_queue_user_extensions(
 ) -> None:
     """Walk the chain of extensions at the user address ``address``.
 
-    ``E2BIG`` at the 17th link, ``EFAULT`` unreadable, ``EINVAL`` unknown, and what the properties
-    say.
+    ``E2BIG`` at the 17th link, ``EFAULT`` unreadable, ``EINVAL`` unknown or not for one that has
+    joined a group, and what the properties say.
     """
     seen: set[int] = set()
     for link in range(MAX_USER_EXTENSIONS + 1):
@@ -349,7 +380,7 @@ def exec_queue_user_extensions(
         head = copy_struct_from_user(caller.memory, address, xe_drm.drm_xe_user_extension)
         if head.pad or head.name != SET_PROPERTY:
             raise KernelError(errno.EINVAL, f"no extension {head.name}, or pad is not zero")
-        seen.add(_set_property(xe, queue, address, caller))
+        _set_property(xe, queue, address, caller, seen)
         address = head.next_extension
         if not address:
             break
@@ -357,13 +388,17 @@ def exec_queue_user_extensions(
         raise KernelError(errno.EINVAL, "a priority within a group, without a group")
 
 
-def _set_property(xe: XeDevice, queue: XeExecQueue, address: int, caller: Caller) -> int:
+def _set_property(
+    xe: XeDevice, queue: XeExecQueue, address: int, caller: Caller, seen: set[int]
+) -> None:
     ext = copy_struct_from_user(caller.memory, address, xe_drm.drm_xe_ext_set_property)
     handler = _PROPERTIES.get(ext.property)
     if handler is None or ext.pad:
         raise KernelError(errno.EINVAL, f"no property {ext.property}, or pad is not zero")
+    seen.add(ext.property)
+    if queue.is_secondary and not seen <= OF_SECONDARIES:
+        raise KernelError(errno.EINVAL, "the primary queue's properties are those of the group")
     handler(xe, queue, ext.value, caller)
-    return int(ext.property)
 
 
 def _set_priority(xe: XeDevice, queue: XeExecQueue, value: int, caller: Caller) -> None:
@@ -399,12 +434,48 @@ def _set_hang_replay_state(xe: XeDevice, queue: XeExecQueue, value: int, caller:
 
 
 def _set_multi_group(xe: XeDevice, queue: XeExecQueue, value: int, caller: Caller) -> None:
-    raise KernelError(errno.ENODEV, "this device has no groups of queues")
+    """Begin a group, or join that of the queue whose id is ``value``.  Binds go through the copy
+    engines of the first GT (kernel: ``exec_queue_set_multi_group``)."""
+    is_for_binds = queue.binds is not None
+    engine_class = xe_drm.DRM_XE_ENGINE_CLASS_COPY if is_for_binds else queue.engine_class
+    gt_id = 0 if is_for_binds else queue.gt_id
+    gt = next(gt for gt in xe.platform.gts if gt.gt_id == gt_id & 0xFF)
+    if engine_class not in gt.multi_queue_classes:
+        raise KernelError(errno.ENODEV, "these engines have no groups of queues")
+    if is_for_binds or queue.width > 1 or queue.group is not None:
+        raise KernelError(errno.EINVAL, "for binds, of several engines, or in a group already")
+    if not value & MULTI_GROUP_CREATE:
+        _join_group(queue, value)
+        return
+    if value != MULTI_GROUP_CREATE:
+        raise KernelError(errno.EINVAL, f"unknown bits in {value:#x}")
+    queue.group = XeExecQueueGroup(queue)
+
+
+def _join_group(queue: XeExecQueue, primary_id: int) -> None:
+    """Kernel: ``xe_exec_queue_group_validate``."""
+    if primary_id >> 32:
+        raise KernelError(errno.EINVAL, f"unknown bits in {primary_id:#x}")
+    primary = _lookup(queue.xef, primary_id)
+    if primary is None:
+        raise KernelError(errno.ENOENT, f"no exec queue {primary_id}")
+    if (
+        primary.group is None
+        or primary.is_secondary
+        or queue.vm is not primary.vm
+        or queue.logical_mask != primary.logical_mask
+    ):
+        primary.put()
+        raise KernelError(
+            errno.EINVAL, f"exec queue {primary_id} has no group that this could join"
+        )
+    queue.group = primary.group  # which now holds the reference of its primary
 
 
 def _set_multi_queue_priority(xe: XeDevice, queue: XeExecQueue, value: int, caller: Caller) -> None:
     if value > MAX_PRIORITY:
         raise KernelError(errno.EINVAL, f"no priority {value}")
+    queue.multi_queue_priority = value
 
 
 def _set_state_cache_perf_fix(xe: XeDevice, queue: XeExecQueue, value: int, caller: Caller) -> None:
@@ -461,15 +532,18 @@ def xe_exec_queue_get_property_ioctl(
 def xe_exec_queue_set_property_ioctl(
     xe: XeDevice, args: xe_drm.drm_xe_exec_queue_set_property, file: DrmFile, caller: Caller
 ) -> None:
-    """``EXEC_QUEUE_SET_PROPERTY``: the priority within a group, and there are no groups:
-    ``EINVAL``, ``ENOENT``."""
+    """``EXEC_QUEUE_SET_PROPERTY``: the priority within a group; ``EINVAL`` malformed, no such
+    property or priority, or a queue of no group, ``ENOENT`` unknown."""
     if any(args.reserved) or args.property != MULTI_QUEUE_PRIORITY:
         raise KernelError(errno.EINVAL, f"property {args.property}, or reserved is not zero")
     queue = xe_exec_queue_lookup(file, args.exec_queue_id)
     if queue is None:
         raise KernelError(errno.ENOENT, f"no exec queue {args.exec_queue_id}")
     try:
-        _set_multi_queue_priority(xe, queue, args.value, caller)
-        raise KernelError(errno.EINVAL, "the queue is in no group")
+        if args.value > MAX_PRIORITY:
+            raise KernelError(errno.EINVAL, f"no priority {args.value}")
+        if queue.group is None:
+            raise KernelError(errno.EINVAL, "the queue is in no group")
+        xe.guc.set_multi_queue_priority(queue, args.value)
     finally:
         queue.put()

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from uapi import xe_drm
 from xedev.kernel.sysfs import Attribute
 from xedev.xe.platforms.description import Gt
+from xedev.xe.xe_force_wake import XeForceWake
 from xedev.xe.xe_gt_freq import XeGucPc, freq_attributes
 from xedev.xe.xe_gt_idle import XeGtIdle, gtidle_attributes
+from xedev.xe.xe_gt_stats import XeGtStats
 from xedev.xe.xe_hw_engine import ENGINE_CLASSES
 from xedev.xe.xe_hw_engine_class_sysfs import XeHwEngineClass, eclass_attributes
 
@@ -34,8 +36,14 @@ class XeGt:
             if number in classes
         }
         """By the uAPI's number of the class."""
-        self.pc = XeGucPc(info.frequencies, self.is_busy)
-        self.idle = XeGtIdle(f"gt{info.gt_id}-{_IDLE_NAMES[info.type]}", self.is_busy)
+        self.stats = XeGtStats()
+        self.pc = XeGucPc(info.frequencies, self.is_busy, self.is_awake)
+        self.idle = XeGtIdle(f"gt{info.gt_id}-{_IDLE_NAMES[info.type]}", self.is_awake)
+        self.fw = XeForceWake(before_change=self.idle.residency_ms)
+
+    def is_awake(self) -> bool:
+        """Whether it has work, or somebody keeps it from sleeping."""
+        return self.fw.ref > 0 or self.is_busy()
 
     def is_busy(self) -> bool:
         """Whether some queue has work for it."""

@@ -24,12 +24,15 @@ class XeGucPc:
     All frequencies are MHz.
     """
 
-    def __init__(self, info: Frequencies, is_busy: Callable[[], bool]) -> None:
+    def __init__(
+        self, info: Frequencies, is_busy: Callable[[], bool], is_awake: Callable[[], bool]
+    ) -> None:
         self.info = info
         self.min = info.rpn
         self.max = info.rp0
         self.profile = _PROFILES[0]
         self._is_busy = is_busy
+        self._is_awake = is_awake
 
     @property
     def cur(self) -> int:
@@ -42,7 +45,7 @@ class XeGucPc:
     @property
     def act(self) -> int:
         """What it runs at; 0 while it sleeps."""
-        return self.cur if self._is_busy() else 0
+        return self.cur if self._is_awake() else 0
 
     def set_min(self, text: str) -> None:
         """``EINVAL`` outside of what the hardware can do."""

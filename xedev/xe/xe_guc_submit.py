@@ -8,6 +8,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from xedev.gpu import abi
@@ -20,6 +21,7 @@ from xedev.xe.xe_sched_job import XeSchedJob
 if TYPE_CHECKING:
     from xedev.xe.xe_device import XeDevice
     from xedev.xe.xe_exec_queue import XeExecQueue
+    from xedev.xe.xe_vm import XeVm
 
 __all__ = ("XeGuc",)
 
@@ -39,6 +41,14 @@ _ERRORS = {
 }
 """What the fence of the job that failed gets; those after it get ECANCELED
 (kernel: ``guc_exec_queue_timedout_job``)."""
+_ENGINE_RESETS = frozenset({Failure.FAULT, Failure.HANG})
+"""They concern all queues of a group, busy or not."""
+_REASONS = {
+    Failure.FAULT: "CAT error",
+    Failure.HANG: "Engine reset",
+    Failure.TIMEOUT: "Timedout job",
+}
+"""What a dump says."""
 
 
 class XeGuc:
@@ -76,6 +86,11 @@ class XeGuc:
         """By the number that the GPU has for it."""
         return self._queues.get(number)
 
+    def queues_of(self, vm: XeVm) -> list[XeExecQueue]:
+        """Those that work for a VM."""
+        with self._lock:
+            return [queue for queue in self._queues.values() if queue.vm is vm]
+
     def kill(self, queue: XeExecQueue) -> None:
         """It ends: what runs is dropped, what waits will never run
         (kernel: ``guc_exec_queue_kill``)."""
@@ -84,6 +99,8 @@ class XeGuc:
             queue.jobs.clear()
             generation, queue.generation = queue.generation, 0
         queue.entity.kill()
+        if jobs and queue.group is not None:
+            self._end_group(queue)
 
         def forget() -> None:
             _end_all(jobs, errno.ETIME)
@@ -96,11 +113,35 @@ class XeGuc:
         if not generation or not self.ct.send_with_token(end, forget, generation):
             forget()
 
+    def _end_group(self, queue: XeExecQueue) -> None:
+        """One of a group ends with work to do, which takes the work of all with it
+        (kernel: ``xe_guc_exec_queue_group_trigger_cleanup``)."""
+
+        def ban() -> None:
+            self._ban(queue, errno.ETIME)
+
+        end = (abi.GROUP_END, queue.primary.number)
+        if not self.ct.send_with_token(end, ban):
+            ban()
+
+    def set_multi_queue_priority(self, queue: XeExecQueue, priority: int) -> None:
+        """Among the queues of its group; nothing for one that runs nothing any more
+        (kernel: ``guc_exec_queue_set_multi_queue_priority``)."""
+        if queue.is_killed or queue.is_banned:
+            return
+        with queue.jobs_lock:
+            queue.multi_queue_priority = priority
+            if queue.generation:
+                self.ct.send((abi.GROUP_PRIORITY, queue.number, priority), queue.generation)
+
     # ---- jobs ----
 
     def run_job(self, job: XeSchedJob) -> None:
         """Hand a job to the GPU, and the queue with its first one."""
         queue = job.queue
+        if queue.group is not None and (queue.group.is_banned or queue.primary.is_reset):
+            self._ban(queue, errno.ETIME)
+            return
         ct = self.ct
         with queue.jobs_lock:
             if job not in queue.jobs:
@@ -134,6 +175,7 @@ class XeGuc:
         with queue.jobs_lock:
             if queue.jobs and queue.jobs[0].seqno == seqno:
                 queue.jobs[0].has_begun = True
+                queue.jobs[0].engine = engine
         if self._xe.trace.enabled:
             self._emit("job_begin", queue, seqno, engine=list(engine), monotonic=nanoseconds)
 
@@ -197,10 +239,48 @@ class XeGuc:
         if why is Failure.FAULT and not queue.vm.is_faulting:
             # Others ask for the page first, and their fault is noted then.
             save_fault(queue.vm, address, access, errno.EFAULT)
-        self._ban(queue, _ERRORS[why])
+        is_first = why is not Failure.RESET and self._xe.devcoredump.begin()
+        if not is_first and not self._wedges(why):
+            self._ban(queue, _ERRORS[why], is_reset=why in _ENGINE_RESETS)
+            return
+        # Not here: the thread that brings what the GPU says must not sleep.
+        queue.get()
+        self._request_wq.queue_work(partial(self._fail, queue, seqno, why, address, is_first))
 
-    def _ban(self, queue: XeExecQueue, error: int) -> None:
-        """It runs nothing more."""
+    def _wedges(self, why: Failure) -> bool:
+        """Whether such a failure is the device's end (kernel: ``guc_submit_hint_wedged``)."""
+        return self._xe.wedges_upon_hang and why is not Failure.RESET
+
+    def _fail(
+        self, queue: XeExecQueue, seqno: int, why: Failure, address: int, is_first: bool
+    ) -> None:
+        """What is to be kept of a failure, and what follows of it, comes before anybody hears of
+        it (kernel: ``guc_exec_queue_timedout_job``)."""
+        reason = f"{_REASONS[why]} - seqno={seqno}, guc_id={queue.number}, flags=0x0"
+        try:
+            if is_first:
+                self._xe.devcoredump.capture(queue, reason, address)
+            if self._wedges(why):
+                self._xe.declare_wedged()
+        finally:
+            self._ban(queue, _ERRORS[why], is_reset=why in _ENGINE_RESETS)
+            queue.put()
+
+    def _ban(self, queue: XeExecQueue, error: int, *, is_reset: bool = False) -> None:
+        """It runs nothing more, nor does any other of its group that had something to run; after a
+        reset of the engine none at all (kernel: ``xe_guc_exec_queue_reset_trigger_cleanup``)."""
+        group = queue.group
+        if group is None:
+            self._end_jobs(queue, error)
+            return
+        group.is_banned = True
+        for member in group.queues():
+            if is_reset or member is queue or member.jobs:
+                # The reset is the failure of the first that it finds at work.
+                error = errno.ETIME if self._end_jobs(member, error) else error
+
+    def _end_jobs(self, queue: XeExecQueue, error: int) -> bool:
+        """Ban one queue; whether it had jobs."""
         queue.is_banned = True
         with queue.jobs_lock:
             jobs = list(queue.jobs)
@@ -208,6 +288,7 @@ class XeGuc:
         queue.entity.kill()
         _end_all(jobs, error)
         self._xe.ufence_wq.wake_up()
+        return bool(jobs)
 
     def _gpu_died(self) -> None:
         """Nobody knows any more of what it was told."""

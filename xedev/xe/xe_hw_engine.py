@@ -6,7 +6,7 @@ from uapi import xe_drm
 from xedev.gpu.abi import EngineInfo
 from xedev.xe.platforms import Platform
 
-__all__ = ("ENGINE_CLASSES", "hw_engines")
+__all__ = ("ENGINE_CLASSES", "MULTI_LRC_CLASSES", "hw_engines")
 
 ENGINE_CLASSES = {
     xe_drm.DRM_XE_ENGINE_CLASS_RENDER: "rcs",
@@ -17,6 +17,11 @@ ENGINE_CLASSES = {
 }
 """Names of the classes in the driver's order, which is not that of the uAPI's numbers
 (kernel: ``enum xe_engine_class``)."""
+
+MULTI_LRC_CLASSES = frozenset(
+    {xe_drm.DRM_XE_ENGINE_CLASS_VIDEO_DECODE, xe_drm.DRM_XE_ENGINE_CLASS_VIDEO_ENHANCE}
+)
+"""Classes that can run one queue on several engines at once (kernel: ``multi_lrc_mask``)."""
 
 _MMIO_BASES = {
     xe_drm.DRM_XE_ENGINE_CLASS_RENDER: (0x2000,),

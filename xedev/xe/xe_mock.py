@@ -20,8 +20,10 @@ from xedev.drm.drm_gem import drm_gem_object_lookup
 from xedev.drm.drm_prime import drm_gem_prime_import_dma_buf
 from xedev.drm.ttm import MemType
 from xedev.kernel.caller import Caller
+from xedev.kernel.deferred import Deferred
 from xedev.kernel.errors import KernelError
 from xedev.kernel.mm import PAGE_SIZE, mmap_by_ioctl
+from xedev.kernel.user_memory import check_range
 from xedev.xe.xe_bo import WILLNEED, XeBo, as_xe_bo
 from xedev.xe.xe_drm_client import drm_show_fdinfo
 
@@ -34,7 +36,9 @@ __all__ = ("xe_mock_ioctl",)
 FOREIGN_SIZE_MAX = 1 << 40
 
 
-def xe_mock_ioctl(xe: XeDevice, file: DrmFile, cmd: int, data: int, caller: Caller) -> int | None:
+def xe_mock_ioctl(
+    xe: XeDevice, file: DrmFile, cmd: int, data: int, caller: Caller
+) -> int | Deferred[int] | None:
     """Run a private ioctl; None when ``cmd`` is none of them (it is ``ENOTTY`` then)."""
     row = _IOCTLS.get(cmd)
     if row is None:
@@ -45,8 +49,7 @@ def xe_mock_ioctl(xe: XeDevice, file: DrmFile, cmd: int, data: int, caller: Call
     args = struct.from_address(data)
     if any(args.reserved):
         raise KernelError(errno.EINVAL, "reserved must be zero")
-    handler(xe, file, args, caller)
-    return 0
+    return handler(xe, file, args, caller) or 0
 
 
 def _mmap(xe: XeDevice, file: DrmFile, args: xe_mock.xe_mock_mmap, caller: Caller) -> None:
@@ -125,7 +128,24 @@ def _fdinfo(xe: XeDevice, file: DrmFile, args: xe_mock.xe_mock_fdinfo, caller: C
     args.length = len(text)
 
 
-_Handler = Callable[["XeDevice", "DrmFile", Any, Caller], None]
+def _mmu_notify(
+    xe: XeDevice, file: DrmFile, args: xe_mock.xe_mock_mmu_notify, caller: Caller
+) -> int | Deferred[int]:
+    """The caller's memory is about to change, or has."""
+    if args.flags or args.pad:
+        raise KernelError(errno.EINVAL, "flags and pad must be zero")
+    mm = caller.mm()
+    if args.cookie:
+        xe.userptr_notifier.end(mm, args.cookie)
+        return 0
+    check_range(args.address, args.length)
+    args.cookie, answer = xe.userptr_notifier.invalidate(
+        mm, args.address, args.address + args.length
+    )
+    return answer
+
+
+_Handler = Callable[["XeDevice", "DrmFile", Any, Caller], int | Deferred[int] | None]
 
 _IOCTLS: dict[int, tuple[type[Struct], _Handler]] = {
     xe_mock.XE_MOCK_IOCTL_MMAP: (xe_mock.xe_mock_mmap, _mmap),
@@ -133,4 +153,5 @@ _IOCTLS: dict[int, tuple[type[Struct], _Handler]] = {
     xe_mock.XE_MOCK_IOCTL_IMPORT_FOREIGN: (xe_mock.xe_mock_import_foreign, _import_foreign),
     xe_mock.XE_MOCK_IOCTL_BO_INFO: (xe_mock.xe_mock_bo_info, _bo_info),
     xe_mock.XE_MOCK_IOCTL_FDINFO: (xe_mock.xe_mock_fdinfo, _fdinfo),
+    xe_mock.XE_MOCK_IOCTL_MMU_NOTIFY: (xe_mock.xe_mock_mmu_notify, _mmu_notify),
 }

@@ -16,11 +16,13 @@ from xedev.gpu.abi import Ask, Range, RangeKind
 from xedev.gpu.ports import Access
 from xedev.kernel.errors import KernelError
 from xedev.xe.xe_bo import WILLNEED, XeBo, xe_bo_migrate, xe_bo_resvs, xe_bo_validate
-from xedev.xe.xe_svm import xe_svm_handle_pagefault
+from xedev.xe.xe_gt_stats import GtStat
+from xedev.xe.xe_svm import xe_svm_garbage_collector, xe_svm_handle_pagefault
 
 if TYPE_CHECKING:
     from xedev.kernel.user_memory import UserMemory
     from xedev.xe.xe_device import XeDevice
+    from xedev.xe.xe_gt import XeGt
     from xedev.xe.xe_guc_submit import XeGuc
     from xedev.xe.xe_vm import XeVm, XeVma
 
@@ -34,6 +36,8 @@ SETTLE_TIME = 0.005
 """Seconds without a message to the GPU after which none is on its way."""
 READ_ONLY = xe_drm.DRM_XE_VM_BIND_FLAG_READONLY
 SCRATCH_PAGE = xe_drm.DRM_XE_VM_CREATE_FLAG_SCRATCH_PAGE
+_SWAP_LOCKS = [threading.Lock() for _ in range(16)]
+"""By the client whose memory it is."""
 
 
 class XeGpuRequests:
@@ -51,8 +55,8 @@ class XeGpuRequests:
             Ask.WRITE: self._write,
             Ask.SWAP: self._swap,
             Ask.SETTLE: self._settle,
+            Ask.PROCESS: self._process,
         }
-        self._swap_locks = [threading.Lock() for _ in range(16)]
 
     def answer(self, what: int, details: tuple[Any, ...]) -> object:
         """The answer, None or False for what cannot be had; see `Ask`."""
@@ -92,10 +96,10 @@ class XeGpuRequests:
         queue = self._guc.find_queue(number)
         if queue is None:
             return False
-        vm = queue.vm
+        vm, gt = queue.vm, self._xe.gt(queue.gt_id)
         vm.lock.down_write()
         try:
-            xe_pagefault_service(vm, address, Access(access))
+            xe_pagefault_service(vm, gt, address, Access(access))
         except KernelError as error:
             save_fault(vm, address, access, error.errno or 0)
             raise
@@ -113,13 +117,16 @@ class XeGpuRequests:
         return True
 
     def _swap(self, key: int, address: int, old: bytes, new: bytes) -> bytes:
-        """Atomic between engines, not against the client's own threads."""
+        """Atomic between engines, of all devices, not against the client's own threads."""
         client = self._client(key)
-        with self._swap_locks[hash(client) % len(self._swap_locks)]:
+        with _SWAP_LOCKS[hash(client) % len(_SWAP_LOCKS)]:
             found = client.read(address, len(old))
             if found == old:
                 client.write(address, new)
         return found
+
+    def _process(self, key: int) -> int:
+        return self._client(key).pid
 
     def _settle(self) -> None:
         """Messages that a thread of ours, or a client that was just woken, is about to cause."""
@@ -135,13 +142,15 @@ class XeGpuRequests:
         return client
 
 
-def xe_pagefault_service(vm: XeVm, address: int, access: Access) -> None:
+def xe_pagefault_service(vm: XeVm, gt: XeGt, address: int, access: Access) -> None:
     """Give the GPU what it missed, or say why not: ``EINVAL`` nothing is mapped there, ``EPERM``
-    read-only, ``EACCES`` the contents may go or are gone.
+    read-only, ``EACCES`` the contents may go or are gone, or cannot be where atomics need them; of
+    mirrors see `xe_svm_handle_pagefault`.
 
     Needs ``vm->lock`` for writing.  Kernel: ``xe_pagefault_service``, ``xe_pagefault_handle_vma``.
     """
     vm.assert_usable()
+    xe_svm_garbage_collector(vm)
     vmas = vm.gpuvm.find_range(address, address + 1)
     if not vmas:
         raise KernelError(errno.EINVAL, f"nothing is mapped at {address:#x}")
@@ -150,8 +159,10 @@ def xe_pagefault_service(vm: XeVm, address: int, access: Access) -> None:
         raise KernelError(errno.EPERM, f"{address:#x} is mapped read-only")
     needs_vram = access is Access.ATOMIC and xe_vma_need_vram_for_atomic(vm, vma)
     if vma.is_mirror:
-        xe_svm_handle_pagefault(vm, vma, address, access)
+        xe_svm_handle_pagefault(vm, vma, gt, address, needs_vram=needs_vram)
         return
+    gt.stats.incr(GtStat.VMA_PAGEFAULT_COUNT)
+    gt.stats.incr(GtStat.VMA_PAGEFAULT_KB, (vma.end - vma.start) // 1024)
     if vma.bo is not None:
         retry_on_contention(partial(_handle_bo, vm, vma, vma.bo, needs_vram))
         return

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-__all__ = ("XE2_PAT_TABLE", "XELP_PAT_TABLE", "CohMode", "PatEntry")
+__all__ = (
+    "XE2_PAT_TABLE",
+    "XE3P_XPC_PAT_TABLE",
+    "XELP_PAT_TABLE",
+    "CohMode",
+    "PatEntry",
+    "pat_ats",
+    "pat_pta",
+)
 
 
 class CohMode(IntEnum):
@@ -77,3 +85,50 @@ XE2_PAT_TABLE: tuple[PatEntry, ...] = (
     _xe2(0, 0, 3, 0, 3, 3),
 )
 """Lunar Lake, and Battlemage without the last class of service: index -> entry."""
+
+
+def _xe3p_xpc(l3clos: int, l3: int, l4: int, coh: int) -> PatEntry:
+    return _xe2(0, 0, l3clos, l3, l4, coh)
+
+
+XE3P_XPC_PAT_TABLE: tuple[PatEntry, ...] = (
+    _xe3p_xpc(0, 0, 0, 0),
+    _xe3p_xpc(0, 0, 0, 2),
+    _xe3p_xpc(0, 0, 0, 3),
+    _xe3p_xpc(0, 3, 3, 0),
+    _xe3p_xpc(0, 3, 3, 2),
+    _xe3p_xpc(0, 3, 0, 0),
+    _xe3p_xpc(0, 3, 0, 2),
+    _xe3p_xpc(0, 3, 0, 3),
+    _xe3p_xpc(0, 0, 3, 0),
+    _xe3p_xpc(0, 0, 3, 2),
+    _xe3p_xpc(0, 0, 3, 3),
+    *(_RESERVED,) * 12,
+    _xe3p_xpc(1, 0, 0, 0),
+    _xe3p_xpc(1, 0, 0, 2),
+    _xe3p_xpc(1, 0, 0, 3),
+    _xe3p_xpc(2, 0, 0, 0),
+    _xe3p_xpc(2, 0, 0, 2),
+    _xe3p_xpc(2, 0, 0, 3),
+    _xe3p_xpc(3, 0, 0, 0),
+    _xe3p_xpc(3, 0, 0, 2),
+    _xe3p_xpc(3, 0, 0, 3),
+)
+"""Crescent Island: nothing compresses."""
+
+_XE3P_XPC_VERX100 = 3511
+_XE2_VERX100 = 2000
+
+
+def pat_pta(graphics_verx100: int) -> PatEntry | None:
+    """How the hardware reads page tables; None where there is no register for that."""
+    if graphics_verx100 == _XE3P_XPC_VERX100:
+        return _xe3p_xpc(0, 0, 0, 0)
+    return _xe2(0, 0, 0, 0, 3, 0) if graphics_verx100 >= _XE2_VERX100 else None
+
+
+def pat_ats(graphics_verx100: int) -> PatEntry | None:
+    """The same of addresses that the PCI bus translates."""
+    if graphics_verx100 == _XE3P_XPC_VERX100:
+        return _xe3p_xpc(0, 0, 0, 3)
+    return _xe2(0, 0, 0, 0, 3, 3) if graphics_verx100 >= _XE2_VERX100 else None

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from uapi import xe_drm
 from xedev.gpu import abi
 from xedev.gpu.abi import Range, RangeKind
+from xedev.xe.xe_gt_stats import GtStat
+from xedev.xe.xe_svm import xe_svm_bound_entries
 
 if TYPE_CHECKING:
     from xedev.drm.drm_gpuvm import DrmGpuvm, DrmGpuvmBo
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from xedev.xe.xe_device import XeDevice
     from xedev.xe.xe_vm import XeVm, XeVma
 
-__all__ = ("PtUpdate", "XePt", "rfence_interval")
+__all__ = ("PtUpdate", "XePt", "needs_invalidation", "rfence_interval")
 
 READ_ONLY = xe_drm.DRM_XE_VM_BIND_FLAG_READONLY
 SCRATCH_PAGE = xe_drm.DRM_XE_VM_CREATE_FLAG_SCRATCH_PAGE
@@ -71,7 +73,7 @@ class XePt:
         with self._lock:
             # Only now: evictions, which take no lock of the VM, are told to those that are live.
             self._generation = generation
-            self.update([self.entry(vma) for vma in vm.gpuvm])
+            self.update([*(self.entry(vma) for vma in vm.gpuvm), *xe_svm_bound_entries(vm)])
             for pending in reversed(self._pending):
                 self.update(pending.undo)
 
@@ -84,6 +86,7 @@ class XePt:
         """The bind's turn has come; ``done`` is called when the GPU uses it."""
         with self._lock:
             self._pending.pop(update, None)
+            self.count_invalidations(update.needs_invalidation)
             is_sent = self._send(update.ranges, done)
         if not is_sent:
             done()
@@ -97,8 +100,16 @@ class XePt:
             ct.send((abi.FORGET, (), tuple(self._clients.values())), generation)
         self._forget_clients()
 
+    def count_invalidations(self, count: int = 1) -> None:
+        """So often the GTs had to drop what they knew of the page tables.  They do that by
+        themselves here, so it is only told (kernel: ``xe_tlb_inval_range``)."""
+        if count:
+            for gt in self._xe.gts:
+                gt.stats.incr(GtStat.TLB_INVAL, count)
+
     def clear(self) -> None:
         """Nothing is mapped any more (kernel: ``xe_pt_clear``)."""
+        self.count_invalidations()
         self.update([Range(0, 1 << self._xe.platform.va_bits, RangeKind.NONE)])
 
     def update(self, ranges: Iterable[Range], done: Callable[[], None] | None = None) -> None:
@@ -123,6 +134,7 @@ class XePt:
         if not self.is_faulting:
             return
         vmas = list(vm_bo.vmas)
+        self.count_invalidations(sum(vma.tile_present for vma in vmas))  # type: ignore[attr-defined]
         for vma in vmas:
             vma.tile_present = False  # type: ignore[attr-defined]
         self.update([Range(vma.start, vma.end, RangeKind.UNBOUND) for vma in vmas])
@@ -161,6 +173,8 @@ class XePt:
     def invalidate(self, vmas: Iterable[XeVma]) -> None:
         """The advice on VMAs changed: have faults look at it, or change the entries
         (kernel: ``xe_vm_invalidate_madvise_range``)."""
+        vmas = list(vmas)
+        self.count_invalidations(self.is_faulting and any(vma.tile_present for vma in vmas))
         if not self.is_live:
             return
         for vma in vmas:
@@ -200,39 +214,90 @@ def rfence_interval(gpuvm: DrmGpuvm[XeVma], changed: Sequence[XeVma]) -> tuple[i
 class PtUpdate:
     """Entries that one bind changes, and what was there before.
 
-    Made before the old VMAs let go of their BOs.  While the bind waits it holds these BOs: what
-    runs may still use them (kernel: ``xe_vma_destroy_late``).
+    Made before the old VMAs let go of their BOs.  Until the bind has taken effect it holds these
+    BOs: what runs may still use them (kernel: ``xe_vma_destroy_late``).
     """
 
-    __slots__ = ("_old_bos", "_pt", "ranges", "undo")
+    __slots__ = ("_old_bos", "_pt", "needs_invalidation", "ranges", "undo")
 
-    def __init__(self, pt: XePt, journal: Sequence[tuple[bool, XeVma]]) -> None:
-        """``journal``: VMAs that were made (True) and removed, in this order."""
+    def __init__(
+        self, pt: XePt, journal: Sequence[tuple[bool, XeVma]], fetched: Sequence[Range] = ()
+    ) -> None:
+        """``journal``: VMAs that were made (True) and removed, in this order; ``fetched``: ranges
+        of mirrors."""
         self._pt = pt
         self._old_bos = [vma.bo for made, vma in journal if not made and vma.bo is not None]
+        for bo in self._old_bos:
+            bo.get()
         entries = [(made, pt.entry(vma)) for made, vma in journal]
-        self.ranges = [entry if made else _nothing(entry) for made, entry in entries]
+        self.ranges = [*_changes(entries, journal), *fetched]
         self.undo = [_nothing(entry) if made else entry for made, entry in reversed(entries)]
+        self.needs_invalidation = needs_invalidation(journal)
 
     def defer(self) -> None:
         """It has to wait."""
-        for bo in self._old_bos:
-            bo.get()
         self._pt.defer(self)
 
     def apply_now(self) -> None:
         """Nobody waits for it."""
+        self._pt.count_invalidations(self.needs_invalidation)
         self._pt.update(self.ranges)
+        self._put_bos()
 
     def apply(self, done: Callable[[], None]) -> None:
         """After `defer`: its turn has come; ``done`` is called when the GPU uses it."""
 
         def applied() -> None:
-            for bo in self._old_bos:
-                bo.put()
+            self._put_bos()
             done()
 
         self._pt.apply(self, applied)
+
+    def _put_bos(self) -> None:
+        for bo in self._old_bos:
+            bo.put()
+
+
+def needs_invalidation(journal: Sequence[tuple[bool, XeVma]]) -> bool:
+    """Whether the GPU may know by heart what goes (kernel: ``unbind_op_prepare``)."""
+    return any(not made and vma.tile_present and not vma.is_mirror for made, vma in journal)
+
+
+def _changes(
+    entries: Sequence[tuple[bool, Range]], journal: Sequence[tuple[bool, XeVma]]
+) -> list[Range]:
+    """What the GPU is told.  A mirror that takes the place of a mirror leaves alone what the GPU
+    has mapped of either."""
+    changes: list[Range] = []
+    mirrors: list[tuple[int, int]] = []
+    """Where mirrors were removed and nothing was made yet."""
+    for (made, entry), (_, vma) in zip(entries, journal, strict=True):
+        if vma.is_mirror and not made:
+            mirrors.append((entry.start, entry.end))
+            continue
+        bounds = [(entry.start, entry.end)]
+        if vma.is_mirror:
+            fresh = _subtract(bounds, mirrors)
+            changes += [Range(start, end, RangeKind.UNBOUND) for start, end in fresh]
+        else:
+            changes.append(entry if made else _nothing(entry))
+        mirrors = _subtract(mirrors, bounds)
+    return changes + [Range(start, end, RangeKind.NONE) for start, end in mirrors]
+
+
+def _subtract(
+    pieces: Sequence[tuple[int, int]], others: Iterable[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """What is left of some ranges when others are taken away."""
+    left = list(pieces)
+    for low, high in others:
+        left = [
+            bounds
+            for start, end in left
+            for bounds in ((start, min(end, low)), (max(start, high), end))
+            if bounds[0] < bounds[1]
+        ]
+    return left
 
 
 def _nothing(entry: Range) -> Range:

@@ -19,7 +19,7 @@ class XeSchedJob(DrmSchedJob):
     It holds its queue, and so the VM, until its fence is signalled.
     """
 
-    __slots__ = ("batches", "fence", "has_begun", "queue", "seqno", "user_fence")
+    __slots__ = ("batches", "engine", "fence", "has_begun", "queue", "seqno", "user_fence")
 
     def __init__(
         self,
@@ -39,6 +39,8 @@ class XeSchedJob(DrmSchedJob):
         """GPU address and value of 64 bits, written after the batches."""
         self.has_begun = False
         """Whether an engine has taken it up."""
+        self.engine: tuple[int, int, int] | None = None
+        """The first of those that did: class, instance, GT."""
 
     def run(self) -> None:
         """Its dependencies are done: hand it to the GPU (kernel: ``guc_exec_queue_run_job``)."""

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from xedev.drm.drm_sysfs import drm_minor_sysfs
 from xedev.kernel.pci_sysfs import PciBar, PciDevice
-from xedev.kernel.sysfs import Attribute, Link
+from xedev.kernel.sysfs import Attribute, BinAttribute, Link
+from xedev.xe.xe_devcoredump import devcoredump_attribute
 from xedev.xe.xe_gt import gt_attributes
+from xedev.xe.xe_mmio import XeMmio
 
 if TYPE_CHECKING:
     from xedev.xe.xe_device import XeDevice
@@ -52,7 +54,8 @@ def _bridges(bridges: tuple[str, ...], index: int) -> tuple[str, ...]:
 
 
 def _bars(xe: XeDevice) -> tuple[PciBar, ...]:
-    registers = PciBar(GTTMMADR, _REGISTERS_AT + xe.index * GTTMMADR_SIZE, GTTMMADR_SIZE, False)
+    start = _REGISTERS_AT + xe.index * GTTMMADR_SIZE
+    registers = PciBar(GTTMMADR, start, GTTMMADR_SIZE, False, XeMmio(xe.platform).read)
     if not xe.vram_managers:
         return (registers,)
     visible = xe.vram_managers[0].visible_size
@@ -60,7 +63,7 @@ def _bars(xe: XeDevice) -> tuple[PciBar, ...]:
     return registers, PciBar(LMEMBAR, _VRAM_AT + xe.index * size, size, True)
 
 
-def xe_sysfs(xe: XeDevice, pci: PciDevice) -> list[Attribute | Link]:
+def xe_sysfs(xe: XeDevice, pci: PciDevice) -> list[Attribute | BinAttribute | Link]:
     """Everything in the directory of the device ``pci``."""
     return [
         *pci.attributes(),
@@ -71,5 +74,6 @@ def xe_sysfs(xe: XeDevice, pci: PciDevice) -> list[Attribute | Link]:
             if not minor.frames
             for entry in drm_minor_sysfs(minor, pci.directory)
         ),
+        devcoredump_attribute(xe.devcoredump),
         *(attribute for gt in xe.gts for attribute in gt_attributes(gt)),
     ]

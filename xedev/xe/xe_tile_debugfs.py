@@ -19,12 +19,12 @@ _FILES = {MemType.TT: "gtt_mm", MemType.VRAM0: "tile0/vram_mm"}
 
 
 def memory_files(xe: XeDevice) -> Iterator[DebugfsFile]:
-    """One for each manager; empty ones for what there is not: nothing sleeps so that it had to be
-    woken, and there is no GGTT and nothing suballocated."""
+    """One for each manager; empty ones for what there is not: there is no GGTT and nothing
+    suballocated."""
     for mem_type, manager in xe.ttm.managers.items():
         if mem_type in _FILES:
             yield _manager_file(_FILES[mem_type], manager)
-    for name in ("forcewake_all", "tile0/ggtt", "tile0/sa_info"):
+    for name in ("tile0/ggtt", "tile0/sa_info"):
         yield DebugfsFile(name, READ_ONLY, lambda: "")
 
 

@@ -35,12 +35,15 @@ from xedev.xe.xe_bo import (
 )
 from xedev.xe.xe_exec_queue import XeExecQueue, xe_exec_queue_lookup
 from xedev.xe.xe_pat import CohMode
-from xedev.xe.xe_pt import PtUpdate, XePt, rfence_interval
-from xedev.xe.xe_svm import XeSvm
+from xedev.xe.xe_preempt_fence import XePreempt
+from xedev.xe.xe_pt import PtUpdate, XePt, needs_invalidation, rfence_interval
+from xedev.xe.xe_svm import XeSvm, xe_svm_flush, xe_svm_garbage_collector, xe_svm_prefetch
 from xedev.xe.xe_sync import BindQueue, UserFence, XeSyncs, xe_sync_entries_parse
+from xedev.xe.xe_userptr import XeUserptr
 
 if TYPE_CHECKING:
     from xedev.drm.drm_file import DrmFile
+    from xedev.gpu.abi import Range
     from xedev.kernel.user_memory import UserMemory
     from xedev.xe.xe_device import XeDevice
 
@@ -166,6 +169,10 @@ class XeVmaMemAttr:
             and self.pat_index == self.default_pat_index
         )
 
+    def is_like(self, other: XeVmaMemAttr) -> bool:
+        """Whether nobody has advised anything on either, and they have the same PAT index."""
+        return self.is_default() and other.is_default() and self.pat_index == other.pat_index
+
 
 class XeVma(DrmGpuva):
     """One mapping (kernel: ``struct xe_vma``): of a BO, of user memory, of nothing, or a mirror.
@@ -241,11 +248,13 @@ class XeVm(Refcounted):
         "lock",
         "mm",
         "mode",
+        "preempt",
         "pt",
         "resv",
         "rftree",
         "serial",
         "svm",
+        "userptr",
         "xe",
     )
 
@@ -271,7 +280,11 @@ class XeVm(Refcounted):
         self.pt = XePt(xe, self.serial, self.is_faulting)
         if self.is_faulting:
             self.gpuvm.on_evict = self.pt.unmap_bo
+        self.preempt = XePreempt(xe, self.serial)
+        if self.mode is VmMode.PREEMPT:
+            self.gpuvm.on_evict = self.preempt.evicted
         self.svm = XeSvm()
+        self.userptr = XeUserptr()
         self.bind_fences = ResvFences()
         """Of binds (kernel: usage BOOKKEEP, as for jobs)."""
         self.kernel_fences = ResvFences()
@@ -312,6 +325,33 @@ class XeVm(Refcounted):
     def bookkeep_fences(self) -> tuple[ResvFences, ...]:
         """Of its binds and jobs (kernel: its reservation's, of all usages)."""
         return self.kernel_fences, self.bind_fences, self.gpuvm.job_fences
+
+    def reset_mirror(self, vma: XeVma, start: int, end: int) -> None:
+        """Take the advice on a part of a mirror back, or on all of it if nobody advised anything,
+        and make it one with mirrors beside it that are like it.  Needs ``vm->lock`` for writing.
+
+        Kernel: ``xe_svm_range_set_default_attr``.
+        """
+        if vma.attr.is_default():
+            start, end = vma.start, vma.end
+        old = {vma: None}
+        attr = XeVmaMemAttr(vma.attr.default_pat_index)
+        first, last = start, end
+        for other in self.gpuvm.find_range(max(start - 1, 0), end + 1):
+            if other.is_mirror and other.flags == vma.flags and other.attr.is_like(attr):
+                old[other] = None
+                first, last = min(first, other.start), max(last, other.end)
+        if vma.attr.is_default() and len(old) == 1:
+            return
+        for mirror in old:
+            self.gpuvm.remove(mirror)
+        for low, high, advice in (
+            (vma.start, first, vma.attr.copy()),
+            (first, last, attr),
+            (last, vma.end, vma.attr.copy()),
+        ):
+            if low < high:
+                xe_vma_create(self, low, high, None, 0, vma.flags, advice, False)
 
     def free(self) -> None:
         """The last reference went."""
@@ -539,6 +579,7 @@ def xe_vm_bind_ioctl(
         vm.lock.down_write()
         try:
             vm.assert_usable()
+            xe_svm_garbage_collector(vm)
             _vm_bind_ioctl_check_ranges(vm, ops)
             _lookup_bos(xe, file, vm, ops, bos)
             syncs = _NO_SYNCS
@@ -795,7 +836,7 @@ class XeVmaJob:
 
     __slots__ = (
         *("_journal", "caller", "has_remnants", "inject_error", "late", "op_count", "prefetched"),
-        *("update", "vm", "xe"),
+        *("svm_entries", "update", "vm", "xe"),
     )
 
     def __init__(self, xe: XeDevice, vm: XeVm, ops: list[BindOp], caller: Caller) -> None:
@@ -809,6 +850,8 @@ class XeVmaJob:
         """Whether something of an old mapping is left: then no job may see it in between, and
         the bind waits for all that run (kernel: ``wait_vm_bookkeep``)."""
         self.prefetched: Sequence[XeVma] = ()
+        self.svm_entries: Sequence[Range] = ()
+        """Of ranges of mirrors that were prefetched."""
         self.update: PtUpdate | None = None
         self.late: list[_LateStep] = []
         """What is done after all ops changed the map: gates, placement, prefetch.  Functions
@@ -905,7 +948,9 @@ class XeVmaJob:
         waited, as it may know it then."""
         if self.vm.pt.is_live or syncs.waits or not binds.is_idle or self.dependencies():
             fetched = [(True, vma) for vma in self.prefetched if not vma.is_mirror]
-            self.update = PtUpdate(self.vm.pt, [*self._journal, *fetched])
+            self.update = PtUpdate(self.vm.pt, [*self._journal, *fetched], self.svm_entries)
+        else:
+            self.vm.pt.count_invalidations(needs_invalidation(self._journal))
 
     def dependencies(self) -> list[DmaFence]:
         """What it waits for besides its in-fences (kernel: ``xe_pt_vm_dependencies``)."""
@@ -1028,6 +1073,7 @@ def _resvs_of(vm: XeVm, ops: list[BindOp]) -> list[Mutex]:
 def _op_map(job: XeVmaJob, op: BindOp) -> None:
     start, end = op.addr, op.end
     if op.flags & FLAG_MIRROR:
+        job.vm.svm.has_autoreset |= bool(op.flags & FLAG_AUTORESET)
         start, end = _with_default_mirrors(job.vm, op, start, end)
     job.clear(start, end, is_mirror=bool(op.flags & FLAG_MIRROR))
     bo = op.bo
@@ -1069,6 +1115,7 @@ def _op_map_userptr(job: XeVmaJob, op: BindOp) -> None:
     job.clear(op.addr, op.end)
     vma = job.insert(op.addr, op.end, None, op.offset, op.flags, XeVmaMemAttr(op.pat_index), True)
     vma.mm = job.caller.mm()
+    job.vm.userptr.mms.add(vma.mm)
     vma.tile_present = not job.vm.is_faulting or bool(op.flags & FLAG_IMMEDIATE)
 
 
@@ -1094,6 +1141,10 @@ def _op_prefetch(job: XeVmaJob, op: BindOp) -> None:
     vmas = job.vm.gpuvm.find_range(op.addr, op.end)
     job.prefetched = [*job.prefetched, *vmas]
     job.late.append((_prefetch, (vmas, op.region)))
+    for vma in vmas:
+        if vma.is_mirror:
+            fetched = xe_svm_prefetch(job.vm, vma, op.addr, op.end, op.region)
+            job.svm_entries = [*job.svm_entries, *fetched]
 
 
 def _prefetch(job: XeVmaJob, vmas: list[XeVma], region: int) -> None:
@@ -1138,6 +1189,7 @@ def xe_vm_query_vmas_attrs_ioctl(
     if count and (not args.vector_of_mem_attr or size != item):
         raise KernelError(errno.EINVAL, f"no array, or items of {size} instead of {item} bytes")
     vm = xe_vm_lookup(file, args.vm_id, errno.EINVAL)
+    xe_svm_flush(vm)
     vm.lock.down_read()
     try:
         start = args.start

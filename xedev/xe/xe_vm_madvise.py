@@ -15,6 +15,7 @@ from xedev.kernel.errors import KernelError
 from xedev.kernel.locking import Mutex
 from xedev.xe.xe_bo import DONTNEED, WILLNEED, XeBo, xe_bo_resvs
 from xedev.xe.xe_pat import CohMode
+from xedev.xe.xe_svm import xe_svm_garbage_collector, xe_svm_unmap_address_range
 from xedev.xe.xe_vm import (
     PAGE_MASK,
     PAGE_SIZE,
@@ -79,6 +80,7 @@ def xe_vm_madvise_ioctl(
 def _madvise(xe: XeDevice, vm: XeVm, args: Args, kind: int, caller: Caller) -> bool:
     """Under ``vm->lock``; True when the range has a purged BO."""
     vm.assert_usable()
+    xe_svm_garbage_collector(vm)
     if kind == PREFERRED_LOC:
         _check_devmem_fd(xe, args, caller)
     start = xe.canonical_to_va(args.start)
@@ -96,13 +98,23 @@ def _madvise(xe: XeDevice, vm: XeVm, args: Args, kind: int, caller: Caller) -> b
     try:
         if kind == PAT:
             _check_pat_imported(xe, vmas, args.pat_index.val)
-        has_purged = _MADVISE_FUNCS[kind](xe, vmas, args)
-        if kind != PURGEABLE_STATE:
-            vm.pt.invalidate(vmas)
-        return has_purged
+        if kind == PURGEABLE_STATE:
+            return _madvise_purgeable(xe, vmas, args)
+        _invalidate(vm, _MADVISE_FUNCS[kind](xe, vmas, args))
+        return False
     finally:
         for resv in resvs:
             resv.unlock()
+
+
+def _invalidate(vm: XeVm, vmas: list[XeVma]) -> None:
+    """Have the GPU look anew at VMAs whose advice changed
+    (kernel: ``xe_vm_invalidate_madvise_range``)."""
+    for vma in vmas:
+        if vma.is_mirror and vm.svm.invalidate(vma.start, vma.end):
+            vm.pt.count_invalidations()
+    if vmas:
+        vm.pt.invalidate(vmas)
 
 
 def _lock_bos(vmas: list[XeVma]) -> list[Mutex]:
@@ -242,6 +254,7 @@ def _vmas_of_range(vm: XeVm, start: int, end: int, caller: Caller) -> list[XeVma
         job.unwind()
         raise
     job.commit()
+    xe_svm_unmap_address_range(vm, start, end)
     return vm.gpuvm.find_range(start, end)
 
 
@@ -292,38 +305,47 @@ def _atomic_fits(xe: XeDevice, bo: XeBo, value: int) -> bool:
     return True
 
 
-# ---- the effects; each returns whether the range has a purged BO ----
+# ---- the effects; each returns the VMAs that the GPU has to look at anew ----
 
 
-def _madvise_preferred_mem_loc(xe: XeDevice, vmas: list[XeVma], args: Args) -> bool:
+def _madvise_preferred_mem_loc(xe: XeDevice, vmas: list[XeVma], args: Args) -> list[XeVma]:
     loc = args.preferred_mem_loc
+    advice = loc.devmem_fd, loc.migration_policy
+    changed = []
     for vma in vmas:
-        if vma.is_mirror:
-            vma.attr.devmem_fd = loc.devmem_fd
-            vma.attr.migration_policy = loc.migration_policy
-    return False
+        if vma.is_mirror and (vma.attr.devmem_fd, vma.attr.migration_policy) != advice:
+            vma.attr.devmem_fd, vma.attr.migration_policy = advice
+            changed.append(vma)
+    return changed
 
 
-def _madvise_atomic(xe: XeDevice, vmas: list[XeVma], args: Args) -> bool:
+def _madvise_atomic(xe: XeDevice, vmas: list[XeVma], args: Args) -> list[XeVma]:
     value = args.atomic.val
     for_userptr = value == xe_drm.DRM_XE_ATOMIC_DEVICE and xe.platform.has_device_atomics_on_smem
+    changed = []
     for vma in vmas:
         if vma.userptr and not for_userptr:
             continue
+        bo = vma.bo
+        if vma.attr.atomic_access != value or (bo is not None and bo.atomic_access != value):
+            changed.append(vma)
         vma.attr.atomic_access = value
-        if vma.bo is not None:
-            vma.bo.atomic_access = value
-    return False
+        if bo is not None:
+            bo.atomic_access = value
+    return changed
 
 
-def _madvise_pat_index(xe: XeDevice, vmas: list[XeVma], args: Args) -> bool:
-    for vma in vmas:
-        vma.attr.pat_index = args.pat_index.val
-    return False
+def _madvise_pat_index(xe: XeDevice, vmas: list[XeVma], args: Args) -> list[XeVma]:
+    pat_index = args.pat_index.val
+    changed = [vma for vma in vmas if vma.attr.pat_index != pat_index]
+    for vma in changed:
+        vma.attr.pat_index = pat_index
+    return changed
 
 
 def _madvise_purgeable(xe: XeDevice, vmas: list[XeVma], args: Args) -> bool:
-    """Nothing is unmapped by it: the pages live until somebody purges them."""
+    """Whether the range has a purged BO.  Nothing is unmapped: the pages live until somebody purges
+    them."""
     state = _STATES[args.purge_state_val.val]
     madvise = xe.policy.madvise
     has_purged = False
@@ -334,9 +356,8 @@ def _madvise_purgeable(xe: XeDevice, vmas: list[XeVma], args: Args) -> bool:
     return has_purged
 
 
-_MADVISE_FUNCS: dict[int, Callable[[XeDevice, list[XeVma], Args], bool]] = {
+_MADVISE_FUNCS: dict[int, Callable[[XeDevice, list[XeVma], Args], list[XeVma]]] = {
     PREFERRED_LOC: _madvise_preferred_mem_loc,
     ATOMIC: _madvise_atomic,
     PAT: _madvise_pat_index,
-    PURGEABLE_STATE: _madvise_purgeable,
 }

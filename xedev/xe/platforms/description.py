@@ -70,6 +70,8 @@ class Gt:
     eu_per_dss: int
     """Mask of execution units, by their number of lanes that `Platform.simd16_eus` tells."""
     frequencies: Frequencies
+    multi_queue_classes: frozenset[int] = frozenset()
+    """Engine classes whose queues may form groups."""
 
 
 @dataclass(frozen=True, slots=True)
