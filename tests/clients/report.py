@@ -72,7 +72,9 @@ def _by_reason(tests: Mapping[str, str]) -> dict[str, list[str]]:
 
 def merge(score: Score, results: Mapping[str, Score], versions: Mapping[str, str]) -> Score:
     """Put what was run in place of what was known of it."""
-    return {"versions": dict(versions), "programs": {**score["programs"], **results}}
+    # Those of an older form of the file are to be run anew.
+    before = {n: one for n, one in score["programs"].items() if one.keys() >= set(COLUMNS)}
+    return {"versions": dict(versions), "programs": {**before, **results}}
 
 
 def write(score: Score, known: list[Entry], right: list[Entry]) -> None:
