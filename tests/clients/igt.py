@@ -16,8 +16,10 @@ from tests.clients.outcome import FINE, Outcome, Result, Verdict
 __all__ = ("Igt", "IgtOutput", "Part")
 
 DIRECTORY = "/usr/libexec/igt-gpu-tools/"
-SKIPPED = 77
-"""Exit code of a program that skipped all that it had."""
+SKIPPED, INVALID = 77, 79
+"""Exit codes: of a program that skipped all that it had, and of one that has no subtests to list."""
+WHOLE = "(no-subtests)"
+"""The one that stands for such a program."""
 
 _WORDS = {
     b"SUCCESS": Outcome.PASS,
@@ -105,7 +107,11 @@ class Igt:
     def subtests(self, chroot: Path) -> list[str]:
         """Those of the program that are meant.  CalledProcessError."""
         words = ["chroot", os.fspath(chroot), DIRECTORY + self.binary, "--list-subtests"]
-        listed = subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
+        ended = subprocess.run(words, capture_output=True, text=True)
+        if ended.returncode == INVALID:
+            return [WHOLE]
+        ended.check_returncode()
+        listed = ended.stdout.split()
         return [name for name in listed if _any(name, self.only) and not _any(name, self.without)]
 
     def parts(self, chroot: Path) -> Iterator[Part]:
@@ -143,13 +149,14 @@ class Part:
     def _some(self, chroot: Path, names: Sequence[str]) -> Result:
         """At least one of ``names``."""
         output = IgtOutput()
-        words = (DIRECTORY + self.program.binary, "--run-subtest", ",".join(names))
+        chosen = () if names == [WHOLE] else ("--run-subtest", ",".join(names))
+        words = (DIRECTORY + self.program.binary, *chosen)
         options, seconds = self.program.options, self.program.seconds
         ended = run_on_mock(chroot, ("--no-master", *options), words, output.see, seconds)
         output.close(ended)
         result = {name: output.result[name] for name in names if name in output.result}
         if not result:
-            return dict.fromkeys(names, _without_a_word(ended))
+            return dict.fromkeys(names, _without_a_word(ended, names))
         if ended.trouble:
             # Which of them it was is seen when they are run alone.
             trouble = Verdict(Outcome.FAIL, ended.trouble)
@@ -157,11 +164,13 @@ class Part:
         return result
 
 
-def _without_a_word(ended: Ended) -> Verdict:
+def _without_a_word(ended: Ended, names: Sequence[str]) -> Verdict:
     if ended.late:
         return Verdict(Outcome.TIMEOUT)
     if ended.code == SKIPPED:
         return Verdict(Outcome.SKIP, "the program skips as a whole")
+    if names == [WHOLE] and not (ended.code or ended.trouble):
+        return Verdict(Outcome.PASS)
     return Verdict(Outcome.CRASH, f"exit code {ended.code}")
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from tests.hostile.arena import Arena
 from tests.hostile.generate import Call, Generator, written_ranges
+from uapi import xe_drm
 from uapi.ioctl import IOC_DIR, IOC_NONE, IOC_READ, IOC_SIZE, IOC_WRITE
 from xedev.drm.ttm import MemType
 from xedev.kernel import locking
@@ -63,6 +64,8 @@ class Process:
         self.files: list[LocalTransport] = []
         self.generators: dict[LocalTransport, Generator] = {}
         self.answers: dict[int, int] = {}
+        self.late: list[tuple[int, int]] = []
+        """Where binds that were accepted may still write their user fences."""
         for file in leader.files if leader else ():
             self.add(file)
         for node in () if leader else NODES:
@@ -150,7 +153,9 @@ class Process:
         caller = file.caller()
         result = file.file.ioctl(call.cmd, address, caller)
         self.judge(call, result, caller.reason)
-        spoilt = arena.changed_outside(good, written)
+        if call.cmd == xe_drm.DRM_IOCTL_XE_VM_BIND and result == 0:
+            self.late += written
+        spoilt = arena.changed_outside(good, [*written, *self.late])
         assert spoilt is None, f"{spoilt:#x} was overwritten by {call}"
         after = ctypes.string_at(arena.arg, arena.arg_end - arena.arg)
         at = address - arena.arg if address else 0
