@@ -17,7 +17,7 @@ __all__ = ("Igt", "IgtOutput", "Part")
 
 DIRECTORY = "/usr/libexec/igt-gpu-tools/"
 SKIPPED, INVALID = 77, 79
-"""Exit codes: of a program that skipped all that it had, and of one that has no subtests to list."""
+"""Exit codes: of a program that skipped all that it had, and of one without subtests to list."""
 WHOLE = "(no-subtests)"
 """The one that stands for such a program."""
 
