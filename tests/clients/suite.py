@@ -34,7 +34,8 @@ def _on_two_devices(name: str, glob: str) -> Iterator[Igt]:
 
 QUICK: tuple[Client, ...] = (
     *OTHERS,
-    *_igt("core_auth xe_madvise xe_waitfence xe_exec_store xe_exec_atomic xe_spin_batch"),
+    *_igt("core_auth core_setmaster_vs_auth xe_madvise xe_waitfence xe_exec_store"),
+    *_igt("xe_exec_atomic xe_spin_batch"),
     *_igt("xe_copy_basic xe_prime_self_import syncobj_basic xe_exec_queue_property"),
     *_igt("xe_dma_buf_sync xe_exec_mix_modes"),
     *_on_two_devices("core_getversion", "all-cards"),
@@ -47,11 +48,14 @@ QUICK: tuple[Client, ...] = (
 )
 """What takes a few minutes."""
 
+_LARGE = ("large-*-2147483648",)
 _WHOLE = (
     *_igt("xe_evict", part=10),
     *_igt("xe_exec_threads xe_exec_reset xe_exec_fault_mode xe_exec_compute_mode"),
-    *_igt("xe_vm xe_exec_basic xe_exec_balancer xe_exec_multi_queue xe_intel_bb xe_pat"),
-    *_igt("core_debugfs core_getclient core_getstats core_setmaster core_setmaster_vs_auth"),
+    Igt("xe_vm", without=_LARGE, options=VRAM),
+    Igt("xe_vm", only=_LARGE, options=("--vram", "6G"), on="6 GiB"),
+    *_igt("xe_exec_basic xe_exec_balancer xe_exec_multi_queue xe_intel_bb xe_pat"),
+    *_igt("core_debugfs core_getclient core_getstats core_setmaster"),
     *_igt("core_sysfs dumb_buffer syncobj_eventfd syncobj_timeline syncobj_wait"),
     *_igt("xe_ccs xe_compute xe_debugfs xe_drm_fdinfo xe_exec_capture xe_exercise_blt xe_gt_freq"),
     *_igt("xe_noexec_ping_pong xe_page_reclaim xe_pm_residency xe_pxp xe_svm_usrptr_madvise"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from tests.clients import report
 from tests.clients.igt import IgtOutput
 from tests.clients.judge import anew, new_failures, shrunk
 from tests.clients.known import (
@@ -141,3 +144,11 @@ def test_the_quick_selection_has_each_subtest_that_needs_the_uapi_alone() -> Non
     assert class_of("xe_vm", "large-binds-2097152") == "B"
     (xe_vm,) = (client for client in QUICK if client.name == "xe_vm")
     assert getattr(xe_vm, "only", ()) == a_class("xe_vm")
+
+
+def test_what_is_run_twice_is_summed_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(report, "_MARKDOWN", tmp_path / "score.md")
+    monkeypatch.setattr(report, "_JSON", tmp_path / "score.json")
+    scores = {name: score_of(name, RESULTS["tool"], RIGHT) for name in ("tool", "2 at a time")}
+    report.write(report.merge({"versions": {}, "programs": {}}, scores, {}), KNOWN, RIGHT)
+    assert "**3 tests pass**" in (tmp_path / "score.md").read_text()
