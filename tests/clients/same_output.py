@@ -7,9 +7,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.clients.on_mock import run_on_mock
 from tests.clients.outcome import Outcome, Result, Verdict
-from tests.clients.programs import Program
+from tests.clients.programs import Program, bad_end
 
 __all__ = ("SameOutput",)
 
@@ -27,20 +26,12 @@ class SameOutput(Program):
 
     def run(self, chroot: Path) -> Result:
         """Run it both ways."""
-        lines: list[bytes] = []
-
-        def see(line: bytes) -> bool:
-            lines.append(line)
-            return False
-
         script = SCRIPT.read_text()
-        ended = run_on_mock(chroot, self.options, ("sh", "-c", script), see, self.seconds)
-        if ended.late:
-            return {self.name: Verdict(Outcome.TIMEOUT)}
-        if ended.trouble:
-            return {self.name: Verdict(Outcome.FAIL, ended.trouble)}
+        ended, lines = self.output(chroot, ("sh", "-c", script))
+        if bad := bad_end(ended):
+            return {self.name: bad}
         without = _plainly(chroot, script, self.seconds)
-        told = [*b"\n".join(lines).splitlines(), b"= %d" % ended.code]
+        told = [*lines, b"= %d" % ended.code]
         for one, other in zip(told, without, strict=False):
             if one != other:
                 said = f"{one.decode()!r} instead of {other.decode()!r}"
