@@ -17,7 +17,7 @@ from tests.clients import report
 from tests.clients.chroot import default_directory, make_chroot, versions
 from tests.clients.igt import Igt, Part
 from tests.clients.judge import anew, new_failures, shrunk
-from tests.clients.known import FAILURES, read_entries, right_skips, write_entries
+from tests.clients.known import FAILURES, Entry, read_entries, right_skips, write_entries
 from tests.clients.outcome import FINE, Outcome, Result, failed
 from tests.clients.programs import Program
 from tests.clients.suite import ALL, QUICK, Client
@@ -118,23 +118,32 @@ def _conclude(args: argparse.Namespace, results: Mapping[str, Result]) -> int:
         for name, result in results.items():
             print(_line(name, result))
     if not args.quick:
-        packages = versions(args.chroot)
-        before = report.load()
-        # Other packages: what fails now is what is known from now on.
-        known = (
-            shrunk(known, results, right)
-            if packages == before["versions"]
-            else anew(known, results, right)
-        )
-        write_entries(FAILURES, known)
-        scores = {name: report.score_of(name, result, right) for name, result in results.items()}
-        report.write(report.merge(before, scores, packages), known, right)
+        _write(args, results, known, right)
     if args.json:
         scores = {name: report.score_of(name, result, right) for name, result in results.items()}
         print(json.dumps({"programs": scores, "new_failures": new}, indent=1))
     for line in new:
         print(f"new failure: {line}", file=sys.stderr)
     return 1 if new else 0
+
+
+def _write(
+    args: argparse.Namespace,
+    results: Mapping[str, Result],
+    known: list[Entry],
+    right: list[Entry],
+) -> None:
+    """Put the score into docs/, and the list of failures in order."""
+    packages, before = versions(args.chroot), report.load()
+    is_same = packages == before["versions"]
+    if args.names and not is_same:
+        print("docs/conformance.* are of other packages: run all to write them", file=sys.stderr)
+        return
+    # Other packages: what fails now is what is known from now on.
+    known = (shrunk if is_same else anew)(known, results, right)
+    write_entries(FAILURES, known)
+    scores = {name: report.score_of(name, result, right) for name, result in results.items()}
+    report.write(report.merge(before, scores, packages), known, right)
 
 
 def _line(name: str, result: Result) -> str:
