@@ -118,7 +118,8 @@ def _sums(programs: Mapping[str, Score]) -> Iterator[str]:
     yield "| class of IGT's subtests | there are | pass | outside " + _HALF + " |"
     yield "|---|---|---|---|"
     for letter, meaning in _CLASSES.items():
-        sizes = {name: class_sizes(name).get(letter, 0) for name in {*programs}}
+        binaries = {name.partition(" ")[0] for name in programs}
+        sizes = {name: class_sizes(name).get(letter, 0) for name in binaries}
         passed = {n: entry["classes"].get(letter, 0) for n, entry in programs.items()}
         outside = sum(passed.values()) - passed.get(_HALF, 0)
         yield (
