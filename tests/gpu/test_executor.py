@@ -352,6 +352,26 @@ def test_one_that_waits_for_an_answer_times_out(gpu: GpuProcess) -> None:
     gpu.next(abi.DONE, 6)
 
 
+def test_the_time_of_answers_does_not_count(gpu: GpuProcess) -> None:
+    """A device would not have asked."""
+
+    def slowly(_key: int) -> int:
+        time.sleep(0.04)
+        return 0
+
+    gpu.process_of = slowly
+    batch = BatchBuilder()
+    for key in range(4):
+        gpu.clients[key] = bytearray(PAGE)
+        gpu.map(0x50000 + key * PAGE, 0x51000 + key * PAGE, RangeKind.CLIENT, key)
+        batch.store_dword(0x50000 + key * PAGE, 42)
+    gpu.load(CODE_BO, 0, batch.end())
+    gpu.queue(5, timeout_ms=100)
+    gpu.job(5, 1, CODE)
+    gpu.next(abi.DONE, 5)
+    assert [memory[0] for memory in gpu.clients.values()] == [42] * 4
+
+
 def test_a_reset_ends_what_has_begun(gpu: GpuProcess) -> None:
     spinner = Spinner(gpu, 0)
     gpu.queue(5, timeslice_us=10_000_000)

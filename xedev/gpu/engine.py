@@ -6,6 +6,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -146,6 +147,14 @@ class Queue:
         if not limit or not self.jobs or not self.jobs[0].is_started:
             return None
         return limit - (self._really_on_engine.elapsed() - self.jobs[0].begin)
+
+    @contextmanager
+    def excused(self) -> Iterator[None]:
+        """What passes meanwhile is no time of the job at its head, unless it is over the limit: the
+        driver of a real device would not have been asked."""
+        began = self._really_on_engine.elapsed()
+        yield
+        self.jobs[0].begin += self._really_on_engine.elapsed() - began
 
     @property
     def engine_group(self) -> tuple[int, int]:

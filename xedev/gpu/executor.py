@@ -262,7 +262,8 @@ class Executor:
         lane = self._current
         assert lane is not None
         self._requests[self._ask(what, *details)] = lane
-        return lane.give_way_until_answered()
+        with lane.queue.excused():
+            return lane.give_way_until_answered()
 
     def _ask(self, what: Ask, *details: object) -> int:
         """Put a question; its number."""
