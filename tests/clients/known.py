@@ -11,6 +11,7 @@ from pathlib import Path
 __all__ = (
     "FAILURES",
     "NOW_AND_THEN",
+    "TOGETHER",
     "Entry",
     "a_class",
     "class_of",
@@ -30,6 +31,9 @@ _SKIPS = _HERE / "right_skips.tsv"
 _CLASSES = _HERE / "classes.tsv"
 NOW_AND_THEN = "now and then: "
 """How the cause of a failure begins that does not always show."""
+TOGETHER = " at a time"
+"""In the names of runs of several programs beside each other, whose tests are called ``PROGRAM
+SUBTEST``; each of them is run by itself too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,8 @@ class Entry:
 
 def find(entries: Iterable[Entry], program: str, test: str) -> Entry | None:
     """The first that speaks of this test."""
+    if TOGETHER in program:
+        program, _, test = test.partition(" ")
     return next((entry for entry in entries if entry.meets(program, test)), None)
 
 

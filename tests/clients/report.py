@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.clients.known import Entry, class_of, class_sizes, find
+from tests.clients.known import TOGETHER, Entry, class_of, class_sizes, find
 from tests.clients.outcome import FINE, Outcome, Result
 
 __all__ = ("load", "merge", "score_of", "write")
@@ -18,8 +18,6 @@ _JSON = DOCS / "conformance.json"
 _MARKDOWN = DOCS / "conformance.md"
 _HALF = "xe_exec_system_allocator"
 """So many of all the subtests are its own that the sum is told without them too."""
-_REPEATED = "at a time"
-"""In the names of runs of what was run by itself too, which is summed once."""
 COLUMNS = ("pass", "fail", "crash", "timeout", "skip", "missing")
 """``skip`` is right, as a B580 would skip too; ``missing`` is a skip for which the mock is to
 blame."""
@@ -87,7 +85,7 @@ def write(score: Score, known: list[Entry], right: list[Entry]) -> None:
 
 def _markdown(score: Score, known: list[Entry], right: list[Entry]) -> Iterator[str]:
     programs = dict(sorted(score["programs"].items()))
-    once = {name: entry for name, entry in programs.items() if _REPEATED not in name}
+    once = {name: entry for name, entry in programs.items() if TOGETHER not in name}
     versions = ", ".join(f"{name} {version}" for name, version in sorted(score["versions"].items()))
     yield "# Unmodified programs on the mock"
     yield ""

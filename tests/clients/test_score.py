@@ -152,3 +152,9 @@ def test_what_is_run_twice_is_summed_once(monkeypatch: pytest.MonkeyPatch, tmp_p
     scores = {name: score_of(name, RESULTS["tool"], RIGHT) for name in ("tool", "2 at a time")}
     report.write(report.merge({"versions": {}, "programs": {}}, scores, {}), KNOWN, RIGHT)
     assert "**3 tests pass**" in (tmp_path / "score.md").read_text()
+
+
+def test_beside_others_a_program_may_do_what_it_may_do_alone() -> None:
+    results = {"2 at a time": {f"tool {test}": one for test, one in RESULTS["tool"].items()}}
+    new = new_failures(results, KNOWN, RIGHT)
+    assert new == ["2 at a time tool fresh: signal", "2 at a time tool skips: why not"]
