@@ -175,6 +175,23 @@ def test_what_is_shielded() -> None:
     assert said in ("", "1\n")
 
 
+def test_compacting_memory_is_swallowed() -> None:
+    """The file is the null device: nothing reaches the machine's."""
+    place = "/proc/sys/vm/compact_memory"
+    if not os.path.exists(place):
+        pytest.skip("this kernel does not compact memory")
+    assert shell(f"echo 1 > {place}; stat -c %t:%T {place}") == "1:3\n"
+
+
+def test_the_mask_of_unbound_work_is_a_copy() -> None:
+    place = Path("/sys/devices/virtual/workqueue/cpumask")
+    if not place.exists():
+        pytest.skip("this kernel has no work queues in sysfs")
+    before = place.read_text()
+    assert shell(f"cat {place}; echo 5a > {place}; cat {place}") == f"{before}5a\n"
+    assert place.read_text() == before
+
+
 def test_drop_caches_is_the_mocks() -> None:
     said = shell("echo 2 > /proc/sys/vm/drop_caches; stat -fc %T /proc/sys/vm/drop_caches")
     assert said == "fuseblk\n"
@@ -196,6 +213,15 @@ def test_the_preload_library_is_in_the_view_before_the_users_own() -> None:
     ran = run_command("run", "--", "sh", "-c", "echo $LD_PRELOAD; stat -c %F /dev/dri/card0")
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == "/dev/.xe-mock/preload.so\ncharacter special file\n"
+
+
+def test_a_strict_barrier_is_told_to_the_preload_library() -> None:
+    ask = ("--", "sh", "-c", "echo $XE_MOCK_STRICT_BARRIER")
+    assert run_command("run", "--strict-barrier", *ask).stdout == "1\n"
+    assert run_command("run", *ask).stdout == "\n"
+    refused = run("--strict-barrier", "--", "true")
+    assert refused.returncode == 125
+    assert "--no-preload" in refused.stderr
 
 
 def test_another_root(tmp_path: Path) -> None:

@@ -35,8 +35,13 @@ ADDRESS = ("-fsanitize=address", "-g", "-O1", "-pthread", "-ldl")
 SHARED = ("-fPIC", "-shared", "-I", str(UAPI))
 OLD_GLIBC = "2.31"  # the last but one whose stat family has other names
 PATIENCE = 120.0
+STRICT_BARRIER = "XE_MOCK_STRICT_BARRIER"
 
 Mounted = Callable[..., str]
+
+x86_64_only = pytest.mark.skipif(
+    os.uname().machine != "x86_64", reason="a store is let through by x86-64's trap flag"
+)
 
 
 def environment(*preloaded: str | Path, **more: str) -> dict[str, str]:
@@ -49,10 +54,10 @@ def build(name: str, directory: Path, *flags: str) -> Path:
     return binary
 
 
-def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+def run(*command: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(part) for part in command],
-        env=environment(library()),
+        env=environment(library(), **more),
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -117,6 +122,20 @@ def test_mappings(tmp_path: Path, mounted_node: Mounted) -> None:
     run_mappings(binary, nodes(mounted_node), environment(library()))
 
 
+@x86_64_only
+def test_stores_into_a_strict_barrier_vanish(tmp_path: Path, mounted_node: Mounted) -> None:
+    binary = build("barrier", tmp_path, *FLAGS)
+    assert_success(run(binary, nodes(mounted_node), **{STRICT_BARRIER: "1"}))
+
+
+@pytest.mark.parametrize("told", [{}, {STRICT_BARRIER: "0"}])
+def test_the_usual_barrier_is_an_ordinary_page(
+    told: dict[str, str], tmp_path: Path, mounted_node: Mounted
+) -> None:
+    binary = build("barrier", tmp_path, *FLAGS)
+    assert_success(run(binary, nodes(mounted_node), "usual", **told))
+
+
 def test_a_program_of_an_old_c_library(tmp_path: Path, mounted_node: Mounted) -> None:
     binary = tmp_path / "stat_family"
     target = f"{os.uname().machine}-linux-gnu.{OLD_GLIBC}"
@@ -159,12 +178,14 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return runtime.resolve(), preload
 
 
-@pytest.mark.parametrize("name", [*PROGRAMS, "mmap_family"])
+@pytest.mark.parametrize(
+    "name", [*PROGRAMS, "mmap_family", pytest.param("barrier", marks=x86_64_only)]
+)
 def test_under_address_sanitizer(
     name: str, tmp_path: Path, mounted_node: Mounted, sanitized: tuple[Path, Path]
 ) -> None:
     binary = build(name, tmp_path, *ADDRESS)
-    env = environment(*sanitized, ASAN_OPTIONS="detect_leaks=0")
+    env = environment(*sanitized, ASAN_OPTIONS="detect_leaks=0", **{STRICT_BARRIER: "1"})
     if name == "mmap_family":
         run_mappings(binary, nodes(mounted_node), env)
         return

@@ -8,7 +8,7 @@ from pathlib import Path
 from xedev.node.namespace import bind
 from xedev.node.view import MOUNT_DIR, OWN_DIR
 
-__all__ = ("PRELOAD", "VARIABLES", "program_environment", "show_library")
+__all__ = ("PRELOAD", "STRICT_BARRIER", "VARIABLES", "program_environment", "show_library")
 
 VARIABLES = {
     # libudev looks whether /sys is what it seems to be.
@@ -27,6 +27,8 @@ VARIABLES = {
 PRELOAD = "LD_PRELOAD"
 MOUNT = "XE_MOCK_MOUNT"
 """Names the mount, for the program that is the user's own."""
+STRICT_BARRIER = "XE_MOCK_STRICT_BARRIER"
+"""Tells the preload library that stores into the PCI barrier page are to vanish."""
 
 _LIBRARY = f"{OWN_DIR}/preload.so"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from xedev import shim
 from xedev.cli.common import CommandError, say
-from xedev.cli.environment import program_environment, show_library
+from xedev.cli.environment import STRICT_BARRIER, program_environment, show_library
 from xedev.cli.mount import add_device_options, options_from
 from xedev.node.daemon import MountError, MountOptions, start, stop
 from xedev.node.namespace import NamespaceError, enter_ipc_namespace, enter_namespace
@@ -79,6 +80,12 @@ def add_to(commands: Commands) -> None:
         help="go without the library that makes the nodes look like a device's",
     )
     parser.add_argument(
+        "--strict-barrier",
+        action="store_true",
+        help="stores into the PCI barrier page vanish, as on the device; takes SIGSEGV and SIGTRAP "
+        "of the program (x86-64 only)",
+    )
+    parser.add_argument(
         "--keep", action="store_true", help="let the device live on when the program has ended"
     )
     parser.add_argument("--log", metavar="FILE", help="append the daemon's log to FILE")
@@ -91,6 +98,7 @@ def _run(args: argparse.Namespace) -> int:
     try:
         if not command:
             raise CommandError("which program?")
+        _check_barrier(args)
         return _run_on_device(args, command)
     except ProgramError as error:
         say(str(error))
@@ -98,6 +106,15 @@ def _run(args: argparse.Namespace) -> int:
     except _FAILURES as error:
         say(" ".join(str(error).split()))
         return OWN_FAILURE
+
+
+def _check_barrier(args: argparse.Namespace) -> None:
+    if not args.strict_barrier:
+        return
+    if not args.preload:
+        raise CommandError("--strict-barrier is the preload library's: leave --no-preload out")
+    if platform.machine() != "x86_64":
+        say("--strict-barrier is for x86-64 only: the barrier page keeps what is stored there")
 
 
 def _run_on_device(args: argparse.Namespace, command: list[str]) -> int:
@@ -115,6 +132,8 @@ def _run_on_device(args: argparse.Namespace, command: list[str]) -> int:
         show_machine(root)
         shown = None if library is None else show_library(library, root)
         environment = program_environment(os.environ, shown)
+        if args.strict_barrier:
+            environment[STRICT_BARRIER] = "1"
         if args.master:
             for index in range(options.devices):
                 clients.enter_context(_master(point, index))

@@ -12,6 +12,7 @@ directories.  It needs a mount namespace, and nothing else that the machine woul
     /sys/…                    its devices beside the machine's; of class drm they are the only ones
     /sys/class/vtconsole      nothing
     /sys/kernel/debug         its debugfs, instead of the machine's
+    /sys/devices/virtual/workqueue/cpumask  a copy
     /proc/sys/vm/drop_caches  its
     /proc/sys/vm/compact_memory  /dev/null
     /proc/sys/kernel/ftrace_dump_on_oops  a copy
@@ -41,7 +42,10 @@ _Grafts: TypeAlias = "Mapping[str, _Place | _Grafts]"
 
 _HIDDEN = ("/sys/class/vtconsole", "/sys/dev/char/226:*")
 """Not shown of the machine: consoles that could be unbound, and the nodes of its own GPUs."""
-_TAKEN_OVER = ("proc/sys/kernel/ftrace_dump_on_oops",)
+_TAKEN_OVER = (
+    "proc/sys/kernel/ftrace_dump_on_oops",
+    "sys/devices/virtual/workqueue/cpumask",
+)
 """Files of the machine that get a copy, for a program to write to."""
 _SWALLOWED = ("proc/sys/vm/compact_memory",)
 """Files of the machine to which nothing is written: that would slow it down as a whole."""

@@ -77,6 +77,7 @@ static void unlock_leases(const uint64_t *signals)
 struct row {
 	_Atomic uintptr_t start, end;
 	void *page;
+	bool barrier;
 };
 
 #define CHUNK_SIZE 4096
@@ -113,13 +114,14 @@ static struct row *free_row(void)
 }
 
 /* Without memory for the row the lease stays until the process ends. */
-static void add_row(uintptr_t start, uintptr_t end, void *page)
+static void add_row(uintptr_t start, uintptr_t end, void *page, bool barrier)
 {
 	struct row *row = free_row();
 
 	if (!row)
 		return;
 	row->page = page;
+	row->barrier = barrier;
 	row->end = end;
 	row->start = start;
 	lease_count++;
@@ -153,7 +155,7 @@ static void cut_row(struct row *row, uintptr_t start, uintptr_t end)
 	} else if (row->end <= end) {
 		row->end = start;
 	} else {
-		add_row(end, row->end, row->page);
+		add_row(end, row->end, row->page, row->barrier);
 		row->end = start;
 	}
 }
@@ -177,11 +179,11 @@ static void cut_range(uintptr_t start, size_t length)
 
 /* ---- mappings ---- */
 
-static long map_both(void *addr, size_t length, int prot, int flags, int memory, off_t offset,
-		     int lease)
+static long map_both(void *addr, size_t length, const struct memory *memory, int lease)
 {
 	/* The memory first: with MAP_FIXED the lease must not get where the memory goes. */
-	long place = raw_mmap(addr, length, prot, flags, memory, offset);
+	long place = raw_mmap(addr, length, memory->prot, memory->flags, memory->fd,
+			      memory->offset);
 	long page;
 
 	if (raw_failed(place))
@@ -192,18 +194,19 @@ static long map_both(void *addr, size_t length, int prot, int flags, int memory,
 		raw_munmap((void *)place, length);
 		return page;
 	}
-	add_row((uintptr_t)place, (uintptr_t)place + whole_pages(length), (void *)page);
+	add_row((uintptr_t)place, (uintptr_t)place + whole_pages(length), (void *)page,
+		memory->barrier);
 	return place;
 }
 
-long lease_map(void *addr, size_t length, int prot, int flags, int memory, off_t offset, int lease)
+long lease_map(void *addr, size_t length, const struct memory *memory, int lease)
 {
 	uint64_t signals;
 	long result;
 
 	if (!lock_leases(&signals))
 		return -ENOMEM;
-	result = map_both(addr, length, prot, flags, memory, offset, lease);
+	result = map_both(addr, length, memory, lease);
 	unlock_leases(&signals);
 	return result;
 }
@@ -237,4 +240,18 @@ void *lease_replace(mmap_function next, void *addr, size_t length, int prot, int
 		cut_range((uintptr_t)result, length);
 	unlock_leases(&signals);
 	return result;
+}
+
+/* Without the lock: a thread that holds it may store there, too. */
+void *lease_barrier_from(uintptr_t address)
+{
+	uintptr_t first = 0;
+
+	FOR_EACH_ROW(row) {
+		uintptr_t start = row->start;
+
+		if (start && row->barrier && row->end > address && (!first || start < first))
+			first = start;
+	}
+	return (void *)first;
 }

@@ -6,6 +6,9 @@
 #include "shim.h"
 #include "xe_mock.h"
 
+/* Where a node has the page of the PCI barrier (kernel: XE_PCI_BARRIER_MMAP_OFFSET). */
+#define BARRIER_OFFSET 0x50000
+
 /* ---- of a mock ---- */
 
 static long ask(int fd, struct xe_mock_mmap *question)
@@ -38,23 +41,58 @@ static int memory_prot(int prot)
 	return prot & PROT_WRITE ? prot | PROT_READ : prot;
 }
 
-static long map_answer(void *addr, int fd, const struct xe_mock_mmap *answer)
+static struct memory memory_of(int fd, const struct xe_mock_mmap *answer)
 {
-	/* Shared in any case: a private mapping, too, sees what others store. */
-	int flags = ((int)answer->flags & ~MAP_PRIVATE) | MAP_SHARED;
 	/* Read-write also for a mapping that is only read so far, since mprotect(2) may change it. */
 	int access = (int)answer->flags & MAP_SHARED ? raw_getfl(fd) & O_ACCMODE : O_RDONLY;
+
+	return (struct memory) {
+		.fd = open_memory(answer, access),
+		.prot = memory_prot((int)answer->prot),
+		/* Shared in any case: a private mapping, too, sees what others store. */
+		.flags = ((int)answer->flags & ~MAP_PRIVATE) | MAP_SHARED,
+		.offset = (off_t)answer->file_offset,
+	};
+}
+
+/* The page that is what the barrier is on the device, instead of the mock's. */
+static RARE struct memory strict_barrier(const struct xe_mock_mmap *answer)
+{
+	barrier_take_signals();
+	return (struct memory) {
+		.fd = barrier_memory(),
+		.prot = PROT_READ,
+		.flags = ((int)answer->flags & ~MAP_TYPE) | MAP_PRIVATE,
+		.barrier = true,
+	};
+}
+
+static bool is_node(int fd)
+{
+	struct stat status;
+
+	return !raw_fstat(fd, &status) &&
+	       mock_minor(status.st_dev, status.st_ino, fd, NULL, 0) >= 0;
+}
+
+static bool is_strict_barrier(int fd, off_t offset)
+{
+	return unlikely(barrier_strict) && offset == BARRIER_OFFSET && is_node(fd);
+}
+
+static long map_answer(void *addr, int fd, off_t offset, const struct xe_mock_mmap *answer)
+{
 	int lease = token_open(fd, answer->token, O_RDONLY | O_CLOEXEC);
+	struct memory memory;
 	long result;
-	int memory;
 
 	if (lease < 0)
 		return lease;
-	result = memory = open_memory(answer, access);
-	if (memory >= 0) {
-		result = lease_map(addr, (size_t)answer->length, memory_prot((int)answer->prot),
-				   flags, memory, (off_t)answer->file_offset, lease);
-		raw_close(memory);
+	memory = is_strict_barrier(fd, offset) ? strict_barrier(answer) : memory_of(fd, answer);
+	result = memory.fd;
+	if (memory.fd >= 0) {
+		result = lease_map(addr, (size_t)answer->length, &memory, lease);
+		raw_close(memory.fd);
 	}
 	raw_close(lease);
 	return result;
@@ -76,7 +114,7 @@ static RARE void *map_mock(void *addr, size_t length, int prot, int flags, int f
 		question.flags = (uint32_t)flags;
 		result = ask(fd, &question);
 		if (!result)
-			result = map_answer(addr, fd, &question);
+			result = map_answer(addr, fd, offset, &question);
 		else
 			break;
 	}

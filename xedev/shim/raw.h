@@ -121,6 +121,11 @@ static inline int raw_munmap(void *addr, size_t length)
 	return (int)raw_call(SYS_munmap, (long)addr, (long)length, 0, 0, 0, 0);
 }
 
+static inline int raw_mprotect(void *addr, size_t length, int prot)
+{
+	return (int)raw_call(SYS_mprotect, (long)addr, (long)length, prot, 0, 0, 0);
+}
+
 static inline int raw_madvise(void *addr, size_t length, int advice)
 {
 	return (int)raw_call(SYS_madvise, (long)addr, (long)length, advice, 0, 0, 0);
@@ -161,6 +166,19 @@ static inline int raw_pidfd_getfd(int process, int fd)
 static inline void raw_sigmask(int how, const uint64_t *mask, uint64_t *old)
 {
 	raw_call(SYS_rt_sigprocmask, how, (long)mask, (long)old, sizeof(*mask), 0, 0);
+}
+
+/* Both are the kernel's struct sigaction. */
+static inline void raw_sigaction(int number, const void *action, void *old)
+{
+	raw_call(SYS_rt_sigaction, number, (long)action, (long)old, sizeof(uint64_t), 0, 0);
+}
+
+/* Sends this thread a signal as it came to it; info is a siginfo_t. */
+static inline void raw_tgsigqueue(int number, const void *info)
+{
+	raw_call(SYS_rt_tgsigqueueinfo, raw_getpid(), raw_call(SYS_gettid, 0, 0, 0, 0, 0, 0),
+		 number, (long)info, 0, 0);
 }
 
 static inline void raw_futex(_Atomic uint32_t *word, int operation, uint32_t value)

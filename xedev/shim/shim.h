@@ -90,13 +90,33 @@ extern _Atomic size_t lease_count;
 typedef void *(*mmap_function)(void *, size_t, int, int, int, off_t);
 typedef int (*munmap_function)(void *, size_t);
 
+/* What is to be mapped, and how. */
+struct memory {
+	int fd;	/* or -errno */
+	int prot, flags;
+	off_t offset;
+	bool barrier;	/* the page of barrier.c */
+};
+
 /* Maps memory, and a page of the lease which lasts as long: an address or -errno. */
-long lease_map(void *addr, size_t length, int prot, int flags, int memory, off_t offset, int lease);
+long lease_map(void *addr, size_t length, const struct memory *memory, int lease);
 /* munmap(2), and the end of what leases have no memory left. */
 int lease_munmap(munmap_function next, void *addr, size_t length);
 /* mmap(2) with MAP_FIXED: what was there ends. */
 void *lease_replace(mmap_function next, void *addr, size_t length, int prot, int flags, int fd,
 		    off_t offset);
+/* The first page of the barrier that ends behind an address, or NULL; at any time. */
+void *lease_barrier_from(uintptr_t address);
+
+/* ---- barrier.c: the page of the PCI barrier ---- */
+
+/* Whether stores there are to vanish. */
+extern bool barrier_strict;
+
+/* A new file with what is read there; a descriptor or -errno. */
+int barrier_memory(void);
+/* To be called before such a page is mapped. */
+void barrier_take_signals(void);
 
 /* ---- userptr.c: user memory that the GPU works on ---- */
 
