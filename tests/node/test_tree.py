@@ -188,18 +188,20 @@ def test_an_unplugged_device_opens_no_node(
     refused(errno.ENODEV, tree.open, "/dev/dri/card0", os.O_RDWR, client.caller())
 
 
-def test_a_token_is_opened_once(tree: Tree, client: LocalTransport) -> None:
+@pytest.mark.parametrize("directory", [TOKENS, "/debug/sync/.xe-mock-fd"])
+def test_a_token_is_opened_once(tree: Tree, client: LocalTransport, directory: str) -> None:
     token = export(client)
-    path = f"{TOKENS}/{token:08x}"
+    path = f"{directory}/{token:08x}"
     assert token >= XE_MOCK_TOKEN_BASE
     assert tree.getattr(path).mode == stat.S_IFREG | 0o666
-    assert tree.readdir(TOKENS) == []
+    assert tree.readdir(directory) == []
     file = tree.open(path, os.O_RDWR, client.caller())
     assert isinstance(file, DmaBufFile)
     assert file.size == 4096
     assert file.seekable
     refused(errno.ENOENT, tree.getattr, path)
-    refused(errno.ENOENT, tree.open, path, os.O_RDWR, client.caller())
+    for place in (directory, TOKENS):
+        refused(errno.ENOENT, tree.open, f"{place}/{token:08x}", os.O_RDWR, client.caller())
     file.release()
 
 

@@ -10,6 +10,7 @@
     debug/dri/0/trace                     the events as they happen; not listed, since it never ends
     debug/dri/client-ID/*                 an open DRM file, for as long as it is open
     debug/sync/sw_sync                    each open is a timeline to be moved by hand
+    debug/sync/.xe-mock-fd/TOKEN          the same descriptors as in dev/dri
     sys/**                                what /sys would say of the devices
     proc/sys/vm/drop_caches               stands in for the kernel's
 
@@ -71,7 +72,9 @@ def debug_dir(index: int) -> str:
 DEBUG_DIR = debug_dir(0)
 """The first device's, which has the mount's own files too."""
 
-_FD_DIR = f"/{NODE_DIR}/{XE_MOCK_FD_DIR}"
+_SYNC_DIR = os.path.dirname(SW_SYNC_PATH)
+_FD_DIRS = tuple(f"/{place}/{XE_MOCK_FD_DIR}" for place in (NODE_DIR, _SYNC_DIR))
+"""Beside what gives tokens out."""
 _TOKEN_NAME = re.compile(r"[0-9a-f]{8,15}")
 _CLIENT_PATH = re.compile(rf"/{DRI_DEBUG_DIR}/client-([1-9][0-9]{{0,9}})(?:/([^/]+))?")
 _NODE_GROUPS = {"primary": "video", "render": "render"}
@@ -180,7 +183,8 @@ class Tree:
         self._inode_base = secrets.randbelow((1 << 20) - 1) + 1 << 40
         self._entries: dict[str, _Entry] = {}
         self._add_directory(f"/{DEBUG_DIR}")
-        self._add_directory(_FD_DIR)
+        for directory in _FD_DIRS:
+            self._add_directory(directory)
         self._add_drop_caches()
         for device in devices:
             self._add_device(device)
@@ -202,7 +206,7 @@ class Tree:
         entry = self._entries[path] = _Entry(ino, mode, self._owner, self._now)
         parent, _, name = path.rpartition("/")
         siblings = self._entries[parent or "/"].names
-        if name and listed and siblings is not None and path != _FD_DIR:
+        if name and listed and siblings is not None and path not in _FD_DIRS:
             siblings.append(name)
         return entry
 
@@ -284,7 +288,6 @@ class Tree:
         entry.opener = lambda flags, caller: SysctlFile(file, flags)
 
     def _add_sw_sync(self) -> None:
-        self._add_directory(f"/{os.path.dirname(SW_SYNC_PATH)}")
         entry = self._add(f"/{SW_SYNC_PATH}", stat.S_IFREG | _SW_SYNC_MODE)
         entry.opener = lambda flags, caller: SwSyncTimeline(self._tokens, caller.comm)
 
@@ -441,7 +444,7 @@ def _open_node(device: Device, minor: DrmMinor, flags: int, caller: Caller) -> F
 def _token(path: str) -> int | None:
     """The token that a path names."""
     directory, _, name = path.rpartition("/")
-    if directory != _FD_DIR or not _TOKEN_NAME.fullmatch(name):
+    if directory not in _FD_DIRS or not _TOKEN_NAME.fullmatch(name):
         return None
     return int(name, 16)
 
