@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -121,3 +122,41 @@ def test_looking_often_leaves_one_callback(xe_device: XeDevice) -> None:
     fence.signal()
     assert woken == [99]
     assert file.poll(None) == select.POLLIN | select.POLLOUT
+
+
+class LookedAt(DmaFence):
+    """A fence that has something done when somebody looks whether it is signalled."""
+
+    then: Callable[[], None] | None = None
+
+    def is_signaled(self) -> bool:
+        then, self.then = self.then, None
+        if then is not None:
+            then()
+        return super().is_signaled()
+
+
+def test_looking_while_a_fence_is_signalled(xe_device: XeDevice) -> None:
+    """By another thread, as that of a client may."""
+    dma_buf = DmaBuf(XE_DMABUF_OPS, None, 4096, os.O_RDWR, xe_device)
+    file, woken = DmaBufFile(dma_buf), threading.Event()
+    first, second, third = DmaFence(1, 1), LookedAt(2, 1), DmaFence(3, 1)
+    dma_buf.writers.add(first)
+    dma_buf.writers.add(second)
+    file.poll(woken.set)
+    dma_buf.writers.add(third)
+    thread = threading.Thread(target=lambda: file.poll(woken.set))
+
+    def look() -> None:
+        thread.start()
+        thread.join(0.1)  # it may have to wait until this is over
+
+    second.then = look
+    first.signal()
+    thread.join()
+    woken.clear()
+    file.poll(woken.set)
+    second.signal()
+    third.signal()
+    assert woken.is_set()
+    assert not third._callbacks

@@ -243,10 +243,10 @@ def test_atomics_of_two_engines_on_memory_of_a_process(gpu: GpuProcess, client: 
     assert int.from_bytes(client[:4], "little") == 200
 
 
-@pytest.fixture
-def ours(gpu: GpuProcess) -> Iterator[tuple[int, mmap.mmap]]:
+@pytest.fixture(params=[mmap.MAP_PRIVATE])
+def ours(request: pytest.FixtureRequest, gpu: GpuProcess) -> Iterator[tuple[int, mmap.mmap]]:
     """Two pages of this process, of which the first one was touched, mapped at `OTHER`."""
-    with mmap.mmap(-1, 2 * PAGE) as memory:
+    with mmap.mmap(-1, 2 * PAGE, request.param | mmap.MAP_ANONYMOUS) as memory:
         view = ctypes.c_char.from_buffer(memory)
         address = ctypes.addressof(view)
         memory[:4] = b"abcd"
@@ -277,6 +277,45 @@ def test_a_page_that_is_not_there_is_left_to_the_driver(
     assert [message[2:5] for message in gpu.asked if message[2] == Ask.WRITE] == [
         (Ask.WRITE, CLIENT, ours[0] + PAGE)
     ]
+
+
+@pytest.mark.parametrize("ours", [mmap.MAP_SHARED], indirect=True)
+def test_stores_to_a_file_are_left_to_the_driver(
+    gpu: GpuProcess, ours: tuple[int, mmap.mmap]
+) -> None:
+    """Its file system may want to hear of them first, and may be the client."""
+    gpu.process_of = lambda key: os.getpid()
+    run(gpu, BATCH)
+    assert ours[1][8:16] == bytes(8)
+    assert not asked(gpu, Ask.READ)
+    assert asked(gpu, Ask.WRITE) == 2
+
+
+@pytest.mark.parametrize("what", ["queue", "memory"])
+def test_what_ends_while_its_process_is_asked_for_leaves_nothing_open(
+    gpu: GpuProcess, ours: tuple[int, mmap.mmap], what: str
+) -> None:
+    def process_of(key: int) -> int:
+        gpu.silent.add(Ask.PROCESS)  # but for this time
+        return os.getpid()
+
+    run(gpu, BatchBuilder().noop().end())
+    before = open_files(gpu)
+    gpu.process_of = process_of
+    gpu.load(CODE_BO, 0, BATCH)
+    gpu.job(5, 2, CODE)
+    while asked(gpu, Ask.PROCESS) < 2:
+        gpu.pump()
+    assert open_files(gpu) == before + 1
+    if what == "queue":
+        gpu.acknowledged(abi.QUEUE_END, 5)
+    else:
+        gpu.silent.add(Ask.READ)
+        gpu.send(abi.FORGET, (), (CLIENT,))
+        gpu.send(abi.REPLY, gpu.asked[-1][1], os.getpid())
+        while not asked(gpu, Ask.READ):
+            gpu.pump()
+    assert open_files(gpu) == before
 
 
 def test_a_process_that_becomes_another_program_is_left_to_the_driver(

@@ -32,8 +32,8 @@ def ours(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Pro
         return -1
 
     if request.param != "system calls":
-        monkeypatch.setattr(process_memory, "_process_vm_readv", forbidden)
-        monkeypatch.setattr(process_memory, "_process_vm_writev", forbidden)
+        monkeypatch.setattr(process_memory, "process_vm_readv", forbidden)
+        monkeypatch.setattr(process_memory, "process_vm_writev", forbidden)
     return ProcessMemory(os.getpid())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -27,19 +27,6 @@ SIGNALED = drm.DRM_SYNCOBJ_CREATE_SIGNALED
 LR = xe_drm.DRM_XE_VM_CREATE_FLAG_LR_MODE
 FAULT = LR | xe_drm.DRM_XE_VM_CREATE_FLAG_FAULT_MODE
 UNKNOWN = 0x7FFF_FFFF
-
-
-@pytest.fixture
-def local() -> Iterator[Device]:
-    with Device(LocalTransport(XeDevice())) as device:
-        yield device
-
-
-@pytest.fixture
-def local_gate(local: Device) -> Iterator[Gate]:
-    gate = Gate(local)
-    yield gate
-    gate.close()
 
 
 def bind(device: Device, vm: int, syncs: Sequence[Sync] = (), addr: int = ADDR) -> None:

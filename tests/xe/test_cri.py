@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -12,8 +12,7 @@ from uapi import xe_drm
 from xedev.client import Device
 from xedev.client.memory import op_map
 from xedev.client.xe_query import xe_dev_id, xe_va_bits
-from xedev.node.local import LocalTransport
-from xedev.xe.xe_device import XeConfig, XeDevice
+from xedev.xe.xe_device import XeDevice
 
 COPY, COMPUTE = xe_drm.DRM_XE_ENGINE_CLASS_COPY, xe_drm.DRM_XE_ENGINE_CLASS_COMPUTE
 DECODE = xe_drm.DRM_XE_ENGINE_CLASS_VIDEO_DECODE
@@ -24,16 +23,8 @@ WB, RESERVED, UC = 2, 11, 3
 
 
 @pytest.fixture
-def xe() -> Iterator[XeDevice]:
-    xe = XeDevice(XeConfig(profile="cri"))
-    yield xe
-    xe.shutdown()
-
-
-@pytest.fixture
-def local(xe: XeDevice) -> Iterator[Device]:
-    with Device(LocalTransport(xe)) as device:
-        yield device
+def xe_options() -> dict[str, Any]:
+    return {"profile": "cri"}
 
 
 def text_of(xe: XeDevice, name: str) -> str:
@@ -94,9 +85,11 @@ def test_the_page_attributes_have_no_compression(xe: XeDevice) -> None:
     ]
 
 
-@pytest.mark.parametrize(("profile", "classes"), [("cri", " bcs ccs"), ("bmg", "")])
-def test_debugfs_tells_which_engines_have_groups(profile: str, classes: str) -> None:
-    lines = text_of(XeDevice(XeConfig(profile=profile)), "info").splitlines()
+@pytest.mark.parametrize(
+    ("xe_options", "classes"), [({"profile": "cri"}, " bcs ccs"), ({"profile": "bmg"}, "")]
+)
+def test_debugfs_tells_which_engines_have_groups(xe: XeDevice, classes: str) -> None:
+    lines = text_of(xe, "info").splitlines()
     assert "multi_lrc_engine_classes vcs vecs" in lines
     assert f"gt0 multi_queue_engine_classes{classes}" in lines
     assert "gt1 multi_queue_engine_classes" in lines

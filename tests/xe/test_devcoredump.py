@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import errno
 import os
-from collections.abc import Callable, Iterator
+import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,11 +18,13 @@ from xedev.client.memory import op_map
 from xedev.kernel.errors import KernelError
 from xedev.node.local import LocalTransport
 from xedev.node.tree import Tree
-from xedev.xe.xe_device import XeConfig, XeDevice
+from xedev.xe import xe_devcoredump
+from xedev.xe.xe_device import XeDevice
 
 DUMPABLE = xe_drm.DRM_XE_VM_BIND_FLAG_DUMPABLE
 DUMPED = ADDR + (1 << 30)
 PAGE = 4096
+MIB = 1 << 20
 HANG = 0xFFFF_FFFF
 """No command."""
 
@@ -29,16 +32,8 @@ Read = Callable[[], str]
 
 
 @pytest.fixture
-def xe() -> Iterator[XeDevice]:
-    xe = XeDevice(XeConfig(job_timeout_ms=100))
-    yield xe
-    xe.shutdown()
-
-
-@pytest.fixture
-def local(xe: XeDevice) -> Iterator[Device]:
-    with Device(LocalTransport(xe)) as device:
-        yield device
+def xe_options() -> dict[str, Any]:
+    return {"job_timeout_ms": 100}
 
 
 @pytest.fixture
@@ -84,7 +79,7 @@ def test_it_tells_where_the_job_was(xe: XeDevice, local: Device, path: str) -> N
     board = Board(local)
     address = hang(board, board.queue())
     text = read(xe, path)
-    assert text.startswith("**** Xe Device Coredump ****\nReason: Engine reset - seqno=")
+    assert text.startswith("**** Xe Device Coredump ****\nReason: Timedout job - seqno=1, ")
     assert section(text, "Job") == [f"batch_addr[0]: {address:#018x}"]
     engine = section(text, "HW Engines")
     assert engine[:2] == ["rcs0 (physical), logical instance=0", "\tCapture_source: GuC"]
@@ -107,13 +102,34 @@ def test_it_holds_memory_that_was_bound_to_be_dumped(
     assert words == (0x12345678).to_bytes(4, "big") + bytes(PAGE - 4)
 
 
+def test_it_holds_no_more_memory_than_a_dump_may_have(
+    xe: XeDevice, local: Device, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does the daemon take more for a while."""
+    monkeypatch.setattr(xe_devcoredump, "CONTENTS_MAX", 2 * MIB)
+    board = Board(local)
+    bo = local.gem_create(MIB, 1)
+    places = range(DUMPED, DUMPED + 64 * MIB, MIB)
+    local.vm_bind(board.vm, [op_map(bo, 0, place, MIB, flags=DUMPABLE) for place in places])
+    assert board.run(board.queue(), board.storing(1, DUMPED)) == 1
+    tracemalloc.start()
+    try:
+        hang(board, board.queue())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 48 * MIB
+    lines = section(read(xe, path), "VM state")
+    assert [line.partition("]")[2][:6] for line in lines[1::2]] == [".data:"] * 2 + [".error"] * 62
+    assert lines[5] == f"[{places[2]:x}].error: -12"
+
+
 def test_a_job_that_takes_too_long(xe: XeDevice, local: Device, path: str) -> None:
     board = Board(local)
     spinner = board.spinner()
     fence = board.exec(board.queue(), spinner.address)
     wait_for(local, fence)
     text = read(xe, path)
-    assert "Reason: Timedout job" in text
     where = int(section(text, "HW Engines")[-1].rpartition(" ")[2], 16)
     assert spinner.address <= where < spinner.address + 64
 

@@ -60,10 +60,8 @@ class Client(Device):
 
 
 @pytest.fixture
-def xe() -> Iterator[XeDevice]:
-    device = XeDevice(XeConfig(system=64 * GIB))
-    yield device
-    device.shutdown()
+def xe_options() -> dict[str, Any]:
+    return {"system": 64 * GIB}
 
 
 @pytest.fixture

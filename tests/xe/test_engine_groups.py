@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.xe.gate import error_of, is_signalled
 from tests.xe.gpu_work import BCS, FAULT, LR, RCS, Board, Eci, wait_for
 from uapi import xe_drm
 from xedev.client import Device
-from xedev.node.local import LocalTransport
-from xedev.xe.xe_device import XeDevice
 
 CCS = Eci(engine_class=xe_drm.DRM_XE_ENGINE_CLASS_COMPUTE)
-
-
-@pytest.fixture
-def local() -> Iterator[Device]:
-    xe = XeDevice()
-    with Device(LocalTransport(xe)) as device:
-        yield device
-    xe.shutdown()
 
 
 @pytest.mark.parametrize(

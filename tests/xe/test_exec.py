@@ -42,21 +42,6 @@ SIGNALED = drm.DRM_SYNCOBJ_CREATE_SIGNALED
 BIND_ENGINE = xe_drm.drm_xe_engine_class_instance(engine_class=xe_drm.DRM_XE_ENGINE_CLASS_VM_BIND)
 
 
-@pytest.fixture
-def local() -> Iterator[Device]:
-    xe = XeDevice()
-    with Device(LocalTransport(xe)) as device:
-        yield device
-    xe.shutdown()
-
-
-@pytest.fixture
-def local_gate(local: Device) -> Iterator[Gate]:
-    gate = Gate(local)
-    yield gate
-    gate.close()
-
-
 # ---- what is refused ----
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -35,21 +35,6 @@ BINDS = Eci(engine_class=xe_drm.DRM_XE_ENGINE_CLASS_VM_BIND)
 SIGNALED = drm.DRM_SYNCOBJ_CREATE_SIGNALED
 UNKNOWN = 0x7FFF_FFFF
 EIO = -errno.EIO
-
-
-@pytest.fixture
-def local() -> Iterator[Device]:
-    xe = XeDevice()
-    with Device(LocalTransport(xe)) as device:
-        yield device
-    xe.shutdown()
-
-
-@pytest.fixture
-def local_gate(local: Device) -> Iterator[Gate]:
-    gate = Gate(local)
-    yield gate
-    gate.close()
 
 
 # ---- the table of drm_xe_sync ----

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,13 +26,6 @@ from xedev.xe import xe_guc_ct
 from xedev.xe.xe_device import XeConfig, XeDevice
 
 PATIENCE = 20.0
-
-
-@pytest.fixture
-def xe() -> Iterator[XeDevice]:
-    device = XeDevice(XeConfig())
-    yield device
-    device.shutdown()
 
 
 @pytest.fixture

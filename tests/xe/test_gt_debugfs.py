@@ -5,37 +5,26 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator
+import time
 from typing import Any
 
 import pytest
 
-from tests.xe.gpu_work import ADDR, Board, wait_for
+from tests.xe.gate import error_of
+from tests.xe.gpu_work import ADDR, FAULT, FENCE, Board, wait_for
+from tests.xe.mirrors import Pages
 from uapi import xe_drm
-from xedev.client import Device
-from xedev.client.memory import op_map, op_unmap
+from xedev.client import BatchBuilder, Device
+from xedev.client.memory import op_map, op_map_userptr, op_unmap
 from xedev.client.transport import IoctlError
 from xedev.kernel.errors import KernelError
 from xedev.kernel.sysfs import Attribute, kstrtobool
 from xedev.node.local import LocalTransport
 from xedev.node.tree import DEBUG_DIR, Tree
-from xedev.xe.xe_device import XeConfig, XeDevice
+from xedev.xe.xe_device import XeDevice
 
 ELSEWHERE = ADDR + (1 << 30)
 PAGE = 4096
-
-
-@pytest.fixture
-def xe() -> Iterator[XeDevice]:
-    xe = XeDevice()
-    yield xe
-    xe.shutdown()
-
-
-@pytest.fixture
-def local(xe: XeDevice) -> Iterator[Device]:
-    with Device(LocalTransport(xe)) as device:
-        yield device
 
 
 def open_file(xe: XeDevice, name: str, flags: int = os.O_RDWR) -> Any:
@@ -80,6 +69,7 @@ def test_the_time_awake_is_no_residency(xe: XeDevice) -> None:
     gt = xe.gts[0]
     file = open_file(xe, "forcewake_all")
     before = gt.idle.residency_ms()
+    time.sleep(0.005)
     assert gt.idle.residency_ms() == before
     file.release()
 
@@ -110,6 +100,28 @@ def test_what_a_bind_takes_away_is_invalidated(xe: XeDevice, local: Device, has_
     local.vm_bind(board.vm, [op_unmap(ELSEWHERE, PAGE)])
     after = stat(xe, "tlb_inval_count"), stat(xe, "tlb_inval_count", gt=1)
     assert after == (before[0] + 1, before[1] + 1)
+
+
+def test_faults_are_counted_unless_they_ask_for_what_cannot_be(
+    xe: XeDevice, local: Device, pages: Pages
+) -> None:
+    """Atomics on a discrete card, of the memory of a process."""
+    board = Board(local, FAULT)
+    local.vm_bind(board.vm, [op_map_userptr(pages.address, ELSEWHERE, pages.size)])
+
+    def counted() -> tuple[int, int]:
+        return stat(xe, "vma_pagefault_count"), stat(xe, "vma_pagefault_kb")
+
+    def run(batch: BatchBuilder) -> str:
+        queue, fence = board.queue(), board.fence_address
+        board.write(0, FENCE)
+        board.exec_lr(queue, board.batch(batch.end()))
+        return error_of(lambda: local.wait_user_fence(fence, 1, exec_queue_id=queue))
+
+    assert run(BatchBuilder().atomic_inc(ELSEWHERE)) == "EIO"
+    assert counted() == (0, 0)
+    assert run(BatchBuilder().copy_dword(ADDR, ELSEWHERE)) == ""
+    assert counted() == (1, pages.size // 1024)
 
 
 def test_counters_can_be_cleared(xe: XeDevice, local: Device) -> None:
@@ -143,18 +155,14 @@ def test_registers_hold_what_was_written_to_them(xe: XeDevice) -> None:
 
 
 @pytest.mark.parametrize(
-    ("profile", "line"),
+    ("xe_options", "line"),
     [
-        ("bmg", "GLOB_MOCS[ 3] = [1, 0, 3]  (   0x13c)"),
-        ("dg2", "LNCFCMOCS[ 1] = [1, 1, 1] (0xd00090)"),
+        ({"profile": "bmg"}, "GLOB_MOCS[ 3] = [1, 0, 3]  (   0x13c)"),
+        ({"profile": "dg2"}, "LNCFCMOCS[ 1] = [1, 1, 1] (0xd00090)"),
     ],
 )
-def test_mocs(profile: str, line: str) -> None:
-    xe = XeDevice(XeConfig(profile=profile))
-    try:
-        assert line in read(xe, "gt0/mocs").splitlines()
-    finally:
-        xe.shutdown()
+def test_mocs(xe: XeDevice, line: str) -> None:
+    assert line in read(xe, "gt0/mocs").splitlines()
 
 
 # ---- wedged mode -----------------------------------------------------------------------------
@@ -186,24 +194,21 @@ def test_a_hang_wedges_the_device_if_that_is_its_mode(
 # ---- yes and no ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["1", "y", "Yes", "on", "oN", "T"])
+@pytest.mark.parametrize("text", ["1", "y", "Yes", "on", "oN", "T", "enable"])
 def test_yes(text: str) -> None:
     assert kstrtobool(text)
 
 
-@pytest.mark.parametrize("text", ["0", "n", "No", "off", "oF", "f"])
+@pytest.mark.parametrize("text", ["0", "n", "No", "off", "oF", "f", "D"])
 def test_no(text: str) -> None:
     assert not kstrtobool(text)
 
 
 @pytest.mark.parametrize("text", ["", "o", "2", " 1"])
 def test_neither(text: str) -> None:
-    def refused(call: Callable[[], object]) -> int | None:
-        with pytest.raises(KernelError) as raised:
-            call()
-        return raised.value.errno
-
-    assert refused(lambda: kstrtobool(text)) == errno.EINVAL
+    with pytest.raises(KernelError) as raised:
+        kstrtobool(text)
+    assert raised.value.errno == errno.EINVAL
 
 
 # ---- registers -------------------------------------------------------------------------------

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -39,28 +40,15 @@ EIO, ETIME, ECANCELED = -errno.EIO, -errno.ETIME, -errno.ECANCELED
 every_engine = pytest.mark.parametrize("engine", [BCS[0], CCS], ids=["bcs", "ccs"])
 
 
-@pytest.fixture
-def xe(request: pytest.FixtureRequest) -> Iterator[XeDevice]:
-    options = getattr(request, "param", {})
-    xe = XeDevice(XeConfig(profile="cri", **options))
-    yield xe
-    xe.shutdown()
+CRI = {"profile": "cri"}
 
 
 @pytest.fixture
-def local(xe: XeDevice) -> Iterator[Device]:
-    with Device(LocalTransport(xe)) as device:
-        yield device
+def xe_options() -> dict[str, Any]:
+    return CRI
 
 
-@pytest.fixture
-def gate(local: Device) -> Iterator[Gate]:
-    gate = Gate(local)
-    yield gate
-    gate.close()
-
-
-hasty = pytest.mark.parametrize("xe", [{"job_timeout_ms": 100}], indirect=True)
+hasty = pytest.mark.parametrize("xe_options", [{**CRI, "job_timeout_ms": 100}])
 
 
 def make(device: Device, vm: int, *properties: tuple[int, int], engine: Eci = BCS[0]) -> int:
@@ -280,8 +268,10 @@ def time_stamp(board: Board, cell: int) -> int:
 
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("waiting", [False, True], ids=["ends", "waits"])
-@pytest.mark.parametrize("xe", [{}, {"deterministic": 1}], indirect=True)
-def test_the_next_one_is_chosen_by_priority(local: Device, dynamic: bool, waiting: bool) -> None:
+@pytest.mark.parametrize("xe_options", [CRI, {**CRI, "deterministic": 1}])
+def test_the_next_one_is_chosen_by_priority(
+    xe: XeDevice, local: Device, dynamic: bool, waiting: bool
+) -> None:
     """When the job before is done, or comes to a semaphore that it has to wait for."""
     board = Board(local)
     primary = make(local, board.vm, (GROUP, CREATE))
@@ -296,6 +286,7 @@ def test_the_next_one_is_chosen_by_priority(local: Device, dynamic: bool, waitin
         for queue, priority in zip(queues, priorities, strict=True):
             local.exec_queue_set_property(queue, GROUP_PRIORITY, priority)
     assert not any(is_signalled(local, out) for out in outs)
+    xe.guc.update_ticks(PATIENCE)  # answered when the GPU has heard of all that
     if waiting:
         spin.wait()
     else:
@@ -364,6 +355,20 @@ def test_the_end_of_a_queue_with_work_takes_those_that_have_some(local: Device) 
     assert board.read() == 0
 
 
+def test_the_end_of_a_queue_whose_work_still_waits_hurts_nobody(
+    local: Device, local_gate: Gate
+) -> None:
+    board = Board(local)
+    queues = group_of(local, board.vm, 3)
+    waits = board.exec(queues[1], board.storing(1), waits_for(local_gate.syncobj()))
+    spin = Spin(board, queues[2])
+    local.exec_queue_destroy(queues[1])
+    wait_for(local, waits)
+    spin.end()
+    assert (status_of(local, waits), spin.result()) == (ETIME, 1)
+    assert board.run(queues[0], board.storing(3)) == 1
+
+
 def test_the_end_of_an_idle_secondary_hurts_nobody(local: Device) -> None:
     board = Board(local)
     queues = group_of(local, board.vm, 3)
@@ -389,16 +394,37 @@ def test_no_queue_takes_work_after_the_end_of_the_primary(local: Device) -> None
 
 
 def test_what_waits_for_its_turn_does_not_come_after_the_end_of_the_primary(
-    local: Device, gate: Gate
+    local: Device, local_gate: Gate
 ) -> None:
     board = Board(local)
     primary, secondary = group_of(local, board.vm, 2)
-    job = board.exec(secondary, board.storing(1), waits_for(gate.syncobj()))
+    job = board.exec(secondary, board.storing(1), waits_for(local_gate.syncobj()))
     local.exec_queue_destroy(primary)
-    gate.open()
+    local_gate.open()
     wait_for(local, job)
     assert status_of(local, job) == ETIME
     assert board.read() == 0
+
+
+def test_who_is_at_work_then_has_ended_before_that_is_told(local: Device, local_gate: Gate) -> None:
+    """It stores nothing more after its fence."""
+    board = Board(local)
+    primary, running, waiting = group_of(local, board.vm, 3)
+    board.write(1, CELLS)
+    batch = BatchBuilder().store_dword(CELLS + 4, 1).semaphore_wait(CELLS, 0, Compare.EQ)
+    at_work = board.exec(running, board.batch(batch.store_dword(CELLS + 8, 1).end()))
+    deadline = time.monotonic() + PATIENCE
+    while not board.read(CELLS + 4):
+        assert time.monotonic() < deadline
+    job = board.exec(waiting, board.storing(1), waits_for(local_gate.syncobj()))
+    local.exec_queue_destroy(primary)
+    local_gate.open()
+    wait_for(local, at_work, job)
+    assert [status_of(local, out) for out in (at_work, job)] == [ETIME, ETIME]
+    board.write(0, CELLS)
+    for _ in range(3):
+        assert board.run(make(local, board.vm), board.storing(1)) == 1
+    assert board.read(CELLS + 8) == 0
 
 
 def test_a_reset_takes_the_group_of_who_was_at_work(local: Device, xe: XeDevice) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.node.fake_mount import eventually
 from tests.xe.gate import error_of
-from tests.xe.gpu_work import FAULT, LR, RCS, Board
+from tests.xe.gpu_work import FAULT, FENCE, LR, RCS, Board
 from xedev.client import Device
 from xedev.client.memory import op_map
 from xedev.testing.target import Target
@@ -107,4 +107,8 @@ def test_work_that_takes_faults_brings_back_what_it_touches(xe_target: Targets) 
     bench.wait()
     bench.evict()
     assert not bench.is_in_vram(victim)
+    bench.board.write(0, FENCE)
+    bench.board.exec_lr(bench.queue, bench.board.storing(2, AT))
+    bench.wait()
+    assert bench.is_in_vram(victim)
     bench.board.memory.close()

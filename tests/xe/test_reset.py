@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,32 +18,11 @@ from xedev.client import BatchBuilder, Compare, Device
 from xedev.client.batch import gpr
 from xedev.drm.drm_device import DebugfsFile
 from xedev.kernel.errors import KernelError
-from xedev.node.local import LocalTransport
 from xedev.testing.target import Target
 from xedev.xe.xe_device import XeDevice
 
 END = ADDR + 0x100
 STARTED = ADDR + 0x104
-
-
-@pytest.fixture
-def xe() -> Iterator[XeDevice]:
-    xe = XeDevice()
-    yield xe
-    xe.shutdown()
-
-
-@pytest.fixture
-def local(xe: XeDevice) -> Iterator[Device]:
-    with Device(LocalTransport(xe)) as device:
-        yield device
-
-
-@pytest.fixture
-def gate(local: Device) -> Iterator[Gate]:
-    gate = Gate(local)
-    yield gate
-    gate.close()
 
 
 def spin(board: Board, queue: int) -> int:
@@ -119,14 +98,16 @@ def test_behind_a_synchronous_reset_all_is_known(xe: XeDevice, local: Device) ->
     assert status_of(local, fence) == -errno.ETIME
 
 
-def test_work_that_has_not_begun_survives_a_reset(xe: XeDevice, local: Device, gate: Gate) -> None:
+def test_work_that_has_not_begun_survives_a_reset(
+    xe: XeDevice, local: Device, local_gate: Gate
+) -> None:
     board = Board(local)
     spinning, waiting = board.queue(), board.queue([BCS])
     fence = spin(board, spinning)
-    later = board.exec(waiting, board.storing(7), waits_for(gate.syncobj()))
+    later = board.exec(waiting, board.storing(7), waits_for(local_gate.syncobj()))
     read(xe.debugfs["gt0/force_reset_sync"])
     wait_for(local, fence)
-    gate.open()
+    local_gate.open()
     wait_for(local, later)
     assert status_of(local, later) == 1
     assert board.read() == 7

@@ -34,13 +34,6 @@ def mirror(device: Device) -> Iterator[Mirror]:
     mirror.board.memory.close()
 
 
-@pytest.fixture
-def pages() -> Iterator[Pages]:
-    pages = Pages(16 * PAGE)
-    yield pages
-    pages.close()
-
-
 # ---- mirrors ----
 
 

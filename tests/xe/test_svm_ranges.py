@@ -55,13 +55,6 @@ def mirror(xe_target: Targets) -> Iterator[Counted]:
     mirror.board.memory.close()
 
 
-@pytest.fixture
-def pages() -> Iterator[Pages]:
-    pages = Pages(16 * PAGE)
-    yield pages
-    pages.close()
-
-
 # ---- faults, and what comes before them ----
 
 

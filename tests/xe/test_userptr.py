@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,13 +19,6 @@ from xedev.xe import xe_userptr
 AT = 0x4000_0000
 SOON = 0.2
 """Seconds in which a call that does not wait is over."""
-
-
-@pytest.fixture
-def pages() -> Iterator[Pages]:
-    memory = Pages(16 * PAGE)
-    yield memory
-    memory.close()
 
 
 @pytest.fixture

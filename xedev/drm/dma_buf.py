@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -101,6 +102,7 @@ class DmaBufFile(File):
         """Where leases of mappings made through this descriptor may wait."""
         self._waiter: Callable[[], None] | None = None
         self._watched: set[DmaFence] = set()
+        self._watch_lock = threading.Lock()
 
     @property
     def size(self) -> int:
@@ -133,23 +135,34 @@ class DmaBufFile(File):
         """Readable when writers are done, writable when all are (kernel: ``dma_buf_poll``)."""
         if waiter is not None:
             self._waiter = waiter
-        for fence in self.dma_buf.pending(uapi_dma_buf.DMA_BUF_SYNC_RW):
-            # Once for each fence, however often a client looks.
-            if fence not in self._watched and fence.add_callback(self._wake):
-                self._watched.add(fence)
+            for fence in self.dma_buf.pending(uapi_dma_buf.DMA_BUF_SYNC_RW):
+                self._watch(fence)
         readable = not self.dma_buf.writers.is_busy
         writable = not self.dma_buf.pending(uapi_dma_buf.DMA_BUF_SYNC_RW)
         return (POLLIN if readable else 0) | (POLLOUT if writable else 0)
 
+    def _watch(self, fence: DmaFence) -> None:
+        """Once for each fence, however often a client looks."""
+        with self._watch_lock:
+            if fence in self._watched:
+                return
+            self._watched.add(fence)
+        if not fence.add_callback(self._wake):
+            with self._watch_lock:
+                self._watched.discard(fence)
+
     def _wake(self) -> None:
-        self._watched = {fence for fence in self._watched if not fence.is_signaled()}
+        with self._watch_lock:
+            self._watched = {fence for fence in self._watched if not fence.is_signaled()}
         waiter, self._waiter = self._waiter, None
         if waiter is not None:
             waiter()
 
     def release(self) -> None:
         """The descriptor was closed."""
-        for fence in tuple(self._watched):
+        with self._watch_lock:
+            watched, self._watched = self._watched, set()
+        for fence in watched:
             fence.remove_callback(self._wake)
         tokens, self.tokens = self.tokens, None
         if tokens is not None:

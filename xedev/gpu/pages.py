@@ -93,18 +93,19 @@ class ClientPages(Pages):
     """Memory of a process; offsets are its addresses.  Pages that are there are reached at once,
     all others through the driver."""
 
-    __slots__ = ("_ask", "_is_asked", "_mm", "_resident")
+    __slots__ = ("_ask", "_has_ended", "_is_asked", "_mm", "_resident")
 
     def __init__(self, mm: int, ask: AskFunc) -> None:
         self._mm = mm
         self._ask = ask
         self._is_asked = False
+        self._has_ended = False
         self._resident: ResidentMemory | None = None
 
     def close(self) -> None:
         """Nobody needs it any more."""
         resident, self._resident = self._resident, None
-        self._is_asked = True
+        self._has_ended = True
         if resident is not None:
             resident.close()
 
@@ -153,10 +154,14 @@ class ClientPages(Pages):
             resident = ResidentMemory(pid)
         except OSError:
             return
-        if self._ask(Ask.PROCESS, self._mm) == pid and self._resident is None:
-            self._resident = resident
-        else:
-            resident.close()
+        is_same = False
+        try:
+            is_same = self._ask(Ask.PROCESS, self._mm) == pid
+        finally:  # the queue that asks may end meanwhile
+            if is_same and not self._has_ended:
+                self._resident = resident
+            else:
+                resident.close()
 
 
 class OpenFiles:

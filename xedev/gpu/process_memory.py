@@ -1,7 +1,8 @@
 """Memory of a process that the GPU may reach without a word with the driver.
 
 Only pages that are there are touched, by system calls: those never sleep.  A page that still has to
-come may take a hostile client's time, which the driver has threads for and the GPU has not.
+come may take a hostile client's time, which the driver has threads for and the GPU has not.  So may
+a store to a page of a file, whose file system is asked first.
 """
 
 from __future__ import annotations
@@ -9,31 +10,17 @@ from __future__ import annotations
 import ctypes
 import os
 
+from xedev.kernel.process_vm_access import process_vm_readv, process_vm_writev
+
 __all__ = ("ResidentMemory",)
 
 _PAGE_SHIFT = 12
 _ENTRY_SIZE = 8
 _LENGTH_MAX = 256 << 10
 """Bytes at a time, at most."""
-_PRESENT, _WRITE_PROTECTED = 0x80, 0x02
-"""In the highest byte of a pagemap entry: the page is there; userfaultfd wants to hear of writes.
-See Documentation/admin-guide/mm/pagemap.rst."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_ARGUMENTS = (
-    ctypes.c_int,  # pid_t
-    ctypes.c_void_p,  # const struct iovec *, ours
-    ctypes.c_ulong,
-    ctypes.c_void_p,  # const struct iovec *, theirs
-    ctypes.c_ulong,
-    ctypes.c_ulong,
-)
-_process_vm_readv = _libc.process_vm_readv
-_process_vm_readv.argtypes = _ARGUMENTS
-_process_vm_readv.restype = ctypes.c_ssize_t
-_process_vm_writev = _libc.process_vm_writev
-_process_vm_writev.argtypes = _ARGUMENTS
-_process_vm_writev.restype = ctypes.c_ssize_t
+_PRESENT, _OF_FILE, _WRITE_PROTECTED = 0x80, 0x20, 0x02
+"""In the highest byte of a pagemap entry: the page is there; it is of a file, or shared;
+userfaultfd wants to hear of writes.  See Documentation/admin-guide/mm/pagemap.rst."""
 
 _buffer = ctypes.create_string_buffer(_LENGTH_MAX)
 """Of all: the GPU has one thread."""
@@ -60,7 +47,7 @@ class ResidentMemory:
         if not self._is_resident(address, length, write=False):
             return None
         _vectors[:] = [_OURS, length, address, length]
-        if _process_vm_readv(self._pid, _OUR_VECTOR, 1, _THEIR_VECTOR, 1, 0) != length:
+        if process_vm_readv(self._pid, _OUR_VECTOR, 1, _THEIR_VECTOR, 1, 0) != length:
             return None
         return ctypes.string_at(_OURS, length)
 
@@ -71,7 +58,7 @@ class ResidentMemory:
             return False
         ctypes.memmove(_OURS, bytes(data), length)
         _vectors[:] = [_OURS, length, address, length]
-        put = _process_vm_writev(self._pid, _OUR_VECTOR, 1, _THEIR_VECTOR, 1, 0)
+        put = process_vm_writev(self._pid, _OUR_VECTOR, 1, _THEIR_VECTOR, 1, 0)
         return bool(put == length)
 
     def close(self) -> None:
@@ -89,5 +76,5 @@ class ResidentMemory:
             return False
         # A process that has ended has no entries.
         flags = entries[_ENTRY_SIZE - 1 :: _ENTRY_SIZE]
-        wanted, forbidden = _PRESENT, _WRITE_PROTECTED if write else 0
-        return len(entries) == size and all(flag & (wanted | forbidden) == wanted for flag in flags)
+        looked_at = _PRESENT | _OF_FILE | _WRITE_PROTECTED if write else _PRESENT
+        return len(entries) == size and all(flag & looked_at == _PRESENT for flag in flags)

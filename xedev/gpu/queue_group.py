@@ -7,6 +7,7 @@ A batch that spins without a semaphore keeps the others out.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from xedev.gpu.abi import Placement
@@ -52,9 +53,9 @@ class QueueGroup:
         return self.current.is_running
 
     @property
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> deque[Job]:
         """What begins, or goes on, when the group is on its engine."""
-        return list(self.current.jobs)
+        return self.current.jobs
 
     @property
     def lanes(self) -> list[Lane]:

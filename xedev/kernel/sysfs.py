@@ -14,8 +14,8 @@ __all__ = ("Attribute", "BinAttribute", "Link", "kstrtobool", "kstrtou32")
 PAGE_SIZE = 4096
 _NUMBER = re.compile(r"\+?(0[xX][0-9a-fA-F]+|[0-9]+)")
 _U32_MAX = 0xFFFFFFFF
-_YES = re.compile(r"[yYtT1]|[oO][nN]")
-_NO = re.compile(r"[nNfF0]|[oO][fF]")
+_YES = re.compile(r"[eEyYtT1]|[oO][nN]")
+_NO = re.compile(r"[dDnNfF0]|[oO][fF]")
 
 
 @dataclass(frozen=True, slots=True)

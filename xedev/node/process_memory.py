@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from weakref import WeakValueDictionary
 
 from xedev.kernel.errors import KernelError
+from xedev.kernel.process_vm_access import process_vm_readv, process_vm_writev
 from xedev.kernel.user_memory import CpuVma, UserMemory, check_range
 
 __all__ = ("LastingMemory", "ProcessMemory", "lasting_memory")
@@ -28,22 +29,6 @@ _QUERY = struct.Struct("<9Q4I2Q")
 """``struct procmap_query`` of linux/fs.h."""
 _PROCMAP_QUERY = 3 << 30 | _QUERY.size << 16 | ord("f") << 8 | 17
 _VMA_READ, _VMA_WRITE, _COVERING_OR_NEXT = 0x1, 0x2, 0x10
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_ARGUMENTS = (
-    ctypes.c_int,  # pid_t
-    ctypes.c_void_p,  # const struct iovec *, ours
-    ctypes.c_ulong,
-    ctypes.c_void_p,  # const struct iovec *, theirs
-    ctypes.c_ulong,
-    ctypes.c_ulong,
-)
-_process_vm_readv = _libc.process_vm_readv
-_process_vm_readv.argtypes = _ARGUMENTS
-_process_vm_readv.restype = ctypes.c_ssize_t
-_process_vm_writev = _libc.process_vm_writev
-_process_vm_writev.argtypes = _ARGUMENTS
-_process_vm_writev.restype = ctypes.c_ssize_t
 
 
 class _Scratch(threading.local):
@@ -93,7 +78,7 @@ class ProcessMemory(UserMemory):
         scratch = _scratch
         buffer = scratch.buffer
         scratch.vectors[:4] = [buffer, length, address, length]
-        got = _process_vm_readv(self._tid, scratch.ours, 1, scratch.theirs, 1, 0)
+        got = process_vm_readv(self._tid, scratch.ours, 1, scratch.theirs, 1, 0)
         if got == length:
             return ctypes.string_at(buffer, length)
         return self._read_otherwise(got, address, length)
@@ -112,7 +97,7 @@ class ProcessMemory(UserMemory):
         else:
             buffer = ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value or 0
         scratch.vectors[:4] = [buffer, length, address, length]
-        put = _process_vm_writev(self._tid, scratch.ours, 1, scratch.theirs, 1, 0)
+        put = process_vm_writev(self._tid, scratch.ours, 1, scratch.theirs, 1, 0)
         if put != length:
             self._write_otherwise(put, address, data)
 
@@ -129,7 +114,7 @@ class ProcessMemory(UserMemory):
             vectors += (address, len(piece))
         scratch.vectors[: len(vectors)] = vectors
         ctypes.memmove(scratch.buffer, data, len(data))
-        put = _process_vm_writev(self._tid, scratch.ours, 1, scratch.theirs, len(pieces), 0)
+        put = process_vm_writev(self._tid, scratch.ours, 1, scratch.theirs, len(pieces), 0)
         if put != len(data):
             super().write_all(pieces)
 
@@ -146,7 +131,7 @@ class ProcessMemory(UserMemory):
         buffer = ctypes.create_string_buffer(length)
         scratch = _scratch
         scratch.vectors[:4] = [ctypes.addressof(buffer), length, address, length]
-        got = _process_vm_readv(self._tid, scratch.ours, 1, scratch.theirs, 1, 0)
+        got = process_vm_readv(self._tid, scratch.ours, 1, scratch.theirs, 1, 0)
         return buffer.raw if got == length else self._read_otherwise(got, address, length)
 
     def _read_otherwise(self, got: int, address: int, length: int) -> bytes:

@@ -51,10 +51,10 @@ class XeDevcoredump:
             was, self._is_captured = self._is_captured, True
         return not was
 
-    def capture(self, queue: XeExecQueue, reason: str, address: int) -> None:
-        """Keep what is there now of a queue, which was at ``address``; may sleep
+    def capture(self, queue: XeExecQueue, seqno: int, address: int) -> None:
+        """Keep what is there now of a queue, which was with job ``seqno`` at ``address``; may sleep
         (kernel: ``devcoredump_snapshot``)."""
-        text = "".join(f"{line}\n" for line in _snapshot(self._xe, queue, reason, address))
+        text = "".join(f"{line}\n" for line in _snapshot(self._xe, queue, seqno, address))
         self._data = text.encode()
         self._xe.trace.emit("devcoredump", device=self._xe.unique, queue=queue.number)
 
@@ -80,10 +80,11 @@ def devcoredump_attribute(dump: XeDevcoredump) -> BinAttribute:
 # ---- the text ----
 
 
-def _snapshot(xe: XeDevice, queue: XeExecQueue, reason: str, address: int) -> Iterator[str]:
+def _snapshot(xe: XeDevice, queue: XeExecQueue, seqno: int, address: int) -> Iterator[str]:
     """Kernel: ``__xe_devcoredump_read``."""
+    which = f"seqno={seqno}, lrc_seqno={seqno}, guc_id={queue.number}, flags=0x0"
     yield "**** Xe Device Coredump ****"
-    yield f"Reason: {reason}"
+    yield f"Reason: Timedout job - {which}"  # whatever it was that failed
     yield f"kernel: {os.uname().release}"
     yield f"module: {xe.driver_name}"
     yield f"Snapshot time: {time.time():.9f}"
@@ -160,34 +161,33 @@ def _engine(queue: XeExecQueue, address: int) -> Iterator[str]:
 def _vm(vm: XeVm) -> Iterator[str]:
     """What the client bound to be dumped (kernel: ``xe_vm_snapshot_capture``,
     ``xe_vm_snapshot_print``)."""
-    left = CONTENTS_MAX
-    for start, contents in _contents(vm):
-        length, data = contents
+    for start, length, data in _contents(vm):
         yield f"[{start:x}].length: {length:#x}"
         if isinstance(data, int):
             yield f"[{start:x}].error: {data}"
-            continue
-        if len(data) > left:
-            yield f"[{start:x}].error: {_ENOMEM}"
-            continue
-        left -= len(data)
-        yield f"[{start:x}].data: {_ascii85(data)}"
+        else:
+            yield f"[{start:x}].data: {_ascii85(data)}"
 
 
-def _contents(vm: XeVm) -> list[tuple[int, tuple[int, bytes | int]]]:
-    """By their addresses: how long, and the bytes or an errno."""
+def _contents(vm: XeVm) -> list[tuple[int, int, bytes | int]]:
+    """Address, length, and the bytes or an errno; no more bytes than a dump may have."""
+    found: list[tuple[int, int, bytes | int]] = []
+    left = CONTENTS_MAX
     vm.lock.down_read()
     try:
-        vmas = [vma for vma in vm.gpuvm if vma.flags & DUMPABLE]
-        return [(vma.start, (vma.end - vma.start, _bytes(vma))) for vma in vmas]
+        for vma in vm.gpuvm:
+            if not vma.flags & DUMPABLE:
+                continue
+            length = vma.end - vma.start
+            data = _bytes(vma, length) if length <= left else _ENOMEM
+            left -= 0 if isinstance(data, int) else length
+            found.append((vma.start, length, data))
     finally:
         vm.lock.up_read()
+    return found
 
 
-def _bytes(vma: XeVma) -> bytes | int:
-    length = vma.end - vma.start
-    if length > CONTENTS_MAX:
-        return _ENOMEM
+def _bytes(vma: XeVma, length: int) -> bytes | int:
     try:
         if vma.bo is not None:
             return _bo_bytes(vma.bo, vma.offset, length)

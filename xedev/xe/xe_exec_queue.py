@@ -439,8 +439,7 @@ def _set_multi_group(xe: XeDevice, queue: XeExecQueue, value: int, caller: Calle
     is_for_binds = queue.binds is not None
     engine_class = xe_drm.DRM_XE_ENGINE_CLASS_COPY if is_for_binds else queue.engine_class
     gt_id = 0 if is_for_binds else queue.gt_id
-    gt = next(gt for gt in xe.platform.gts if gt.gt_id == gt_id & 0xFF)
-    if engine_class not in gt.multi_queue_classes:
+    if engine_class not in xe.gt(gt_id & 0xFF).info.multi_queue_classes:
         raise KernelError(errno.ENODEV, "these engines have no groups of queues")
     if is_for_binds or queue.width > 1 or queue.group is not None:
         raise KernelError(errno.EINVAL, "for binds, of several engines, or in a group already")

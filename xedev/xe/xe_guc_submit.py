@@ -32,6 +32,8 @@ REQUEST_THREADS = 4
 CLIENT_REQUESTS = frozenset({Ask.READ, Ask.WRITE, Ask.SWAP})
 """They may hang in the memory of a client, and shall then stop only their like."""
 CLIENT_THREADS = 32
+FAILURE_THREADS = 2
+"""One of them keeps the first failure, and may hang likewise."""
 
 _ERRORS = {
     Failure.FAULT: errno.EIO,
@@ -43,12 +45,6 @@ _ERRORS = {
 (kernel: ``guc_exec_queue_timedout_job``)."""
 _ENGINE_RESETS = frozenset({Failure.FAULT, Failure.HANG})
 """They concern all queues of a group, busy or not."""
-_REASONS = {
-    Failure.FAULT: "CAT error",
-    Failure.HANG: "Engine reset",
-    Failure.TIMEOUT: "Timedout job",
-}
-"""What a dump says."""
 
 
 class XeGuc:
@@ -63,6 +59,7 @@ class XeGuc:
         self.requests = XeGpuRequests(xe, self)
         self._request_wq = Workqueue("guc-requests", REQUEST_THREADS)
         self._client_wq = Workqueue("guc-clients", CLIENT_THREADS)
+        self._failure_wq = Workqueue("guc-failures", FAILURE_THREADS)
         handlers: dict[int, Handler] = {
             abi.STARTED: self._started,
             abi.DONE: self._done,
@@ -98,8 +95,9 @@ class XeGuc:
             jobs = list(queue.jobs)
             queue.jobs.clear()
             generation, queue.generation = queue.generation, 0
-        queue.entity.kill()
-        if jobs and queue.group is not None:
+        waiting = queue.entity.kill()
+        # What never got to the engines takes nobody with it.
+        if queue.group is not None and not set(jobs) <= set(waiting):
             self._end_group(queue)
 
         def forget() -> None:
@@ -139,8 +137,11 @@ class XeGuc:
     def run_job(self, job: XeSchedJob) -> None:
         """Hand a job to the GPU, and the queue with its first one."""
         queue = job.queue
-        if queue.group is not None and (queue.group.is_banned or queue.primary.is_reset):
+        if queue.group is not None and queue.group.is_banned:
             self._ban(queue, errno.ETIME)
+            return
+        if queue.is_secondary and queue.primary.is_reset:
+            self._end_group(queue)  # others of it may be at work
             return
         ct = self.ct
         with queue.jobs_lock:
@@ -239,28 +240,35 @@ class XeGuc:
         if why is Failure.FAULT and not queue.vm.is_faulting:
             # Others ask for the page first, and their fault is noted then.
             save_fault(queue.vm, address, access, errno.EFAULT)
-        is_first = why is not Failure.RESET and self._xe.devcoredump.begin()
-        if not is_first and not self._wedges(why):
+        # Of a queue that somebody has ended nothing is kept, nor does anything follow.
+        counts = why is not Failure.RESET and not queue.is_killed
+        is_first = counts and self._xe.devcoredump.begin()
+        wedges = counts and self._xe.wedges_upon_hang
+        if not is_first and not wedges:
             self._ban(queue, _ERRORS[why], is_reset=why in _ENGINE_RESETS)
             return
         # Not here: the thread that brings what the GPU says must not sleep.
         queue.get()
-        self._request_wq.queue_work(partial(self._fail, queue, seqno, why, address, is_first))
-
-    def _wedges(self, why: Failure) -> bool:
-        """Whether such a failure is the device's end (kernel: ``guc_submit_hint_wedged``)."""
-        return self._xe.wedges_upon_hang and why is not Failure.RESET
+        self._failure_wq.queue_work(
+            partial(self._fail, queue, seqno, why, address, is_first=is_first, wedges=wedges)
+        )
 
     def _fail(
-        self, queue: XeExecQueue, seqno: int, why: Failure, address: int, is_first: bool
+        self,
+        queue: XeExecQueue,
+        seqno: int,
+        why: Failure,
+        address: int,
+        *,
+        is_first: bool,
+        wedges: bool,
     ) -> None:
         """What is to be kept of a failure, and what follows of it, comes before anybody hears of
         it (kernel: ``guc_exec_queue_timedout_job``)."""
-        reason = f"{_REASONS[why]} - seqno={seqno}, guc_id={queue.number}, flags=0x0"
         try:
             if is_first:
-                self._xe.devcoredump.capture(queue, reason, address)
-            if self._wedges(why):
+                self._xe.devcoredump.capture(queue, seqno, address)
+            if wedges:
                 self._xe.declare_wedged()
         finally:
             self._ban(queue, _ERRORS[why], is_reset=why in _ENGINE_RESETS)
@@ -328,6 +336,7 @@ class XeGuc:
         self.ct.disable()
         self._request_wq.destroy()
         self._client_wq.destroy()
+        self._failure_wq.destroy()
 
     def _emit(self, event: str, queue: XeExecQueue, seqno: int, **fields: object) -> None:
         self._xe.trace.emit(

@@ -161,14 +161,14 @@ def xe_pagefault_service(vm: XeVm, gt: XeGt, address: int, access: Access) -> No
     if vma.is_mirror:
         xe_svm_handle_pagefault(vm, vma, gt, address, needs_vram=needs_vram)
         return
+    if needs_vram and vma.mm is not None:
+        raise KernelError(errno.EACCES, "atomics of this device need VRAM")
     gt.stats.incr(GtStat.VMA_PAGEFAULT_COUNT)
     gt.stats.incr(GtStat.VMA_PAGEFAULT_KB, (vma.end - vma.start) // 1024)
     if vma.bo is not None:
         retry_on_contention(partial(_handle_bo, vm, vma, vma.bo, needs_vram))
         return
     if vma.mm is not None:
-        if needs_vram:
-            raise KernelError(errno.EACCES, "atomics of this device need VRAM")
         write = not vma.flags & READ_ONLY
         vma.mm.probe(vma.offset, vma.end - vma.start, write=write)
     _bind(vm, vma)

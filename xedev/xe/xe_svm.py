@@ -34,7 +34,6 @@ __all__ = (
     "xe_svm_garbage_collector",
     "xe_svm_handle_pagefault",
     "xe_svm_prefetch",
-    "xe_svm_range_entry",
     "xe_svm_unmap_address_range",
 )
 
@@ -103,8 +102,9 @@ class XeSvm:
     def has_mapping(self, mm: UserMemory | None, start: int, end: int) -> bool:
         """Whether the GPU has mapped anything there that the process still has
         (kernel: ``xe_svm_has_mapping``).  Ranges that are gone are forgotten."""
+        cpu_vmas = _CpuVmas(mm) if mm is not None else None
         for svm_range in self.find(start, end):
-            if mm is not None and _is_there(mm, svm_range):
+            if cpu_vmas is not None and _is_there(cpu_vmas, svm_range):
                 return True
             self.remove(svm_range)
         return False
@@ -118,11 +118,28 @@ class XeSvm:
         return bool(bound)
 
 
-def _is_there(mm: UserMemory, svm_range: XeSvmRange) -> bool:
+class _CpuVmas:
+    """The mappings of a process, each looked up once for ranges that are neighbours in it."""
+
+    __slots__ = ("_last", "_mm")
+
+    def __init__(self, mm: UserMemory) -> None:
+        self._mm = mm
+        self._last: CpuVma | None = None
+
+    def find(self, address: int) -> CpuVma | None:
+        """As `UserMemory.find_vma`."""
+        last = self._last
+        if last is None or not last.start <= address < last.end:
+            last = self._last = self._mm.find_vma(address)
+        return last
+
+
+def _is_there(cpu_vmas: _CpuVmas, svm_range: XeSvmRange) -> bool:
     """Whether the process has all of it, and nothing else in its place."""
     at = svm_range.start
     while at < svm_range.end:
-        cpu_vma = mm.find_vma(at)
+        cpu_vma = cpu_vmas.find(at)
         if cpu_vma is None or cpu_vma.start > at or cpu_vma.inode != svm_range.inode:
             return False
         at = cpu_vma.end
@@ -133,16 +150,14 @@ def _is_there(mm: UserMemory, svm_range: XeSvmRange) -> bool:
 
 
 def xe_svm_range_find_or_insert(
-    vm: XeVm, vma: XeVma, mm: UserMemory, address: int, zapped: list[Range]
+    vm: XeVm, vma: XeVma, cpu_vma: CpuVma, address: int, zapped: list[Range]
 ) -> XeSvmRange:
-    """The range around an address; adds to ``zapped`` what the GPU has to forget for it.
+    """The range around an address in ``cpu_vma``; adds to ``zapped`` what the GPU has to forget for
+    it.
 
-    ``ENOENT`` the process has nothing there, ``EPERM`` nothing that may be written, ``EINVAL`` no
-    range fits.  Kernel: ``drm_gpusvm_range_find_or_insert``.
+    ``EPERM`` the process may not write there, ``EINVAL`` no range fits, ``ENOMEM``.
+    Kernel: ``drm_gpusvm_range_find_or_insert``.
     """
-    cpu_vma = mm.find_vma(address)
-    if cpu_vma is None or cpu_vma.start > address:
-        raise KernelError(errno.ENOENT, f"the process has nothing at {address:#x}")
     if not (cpu_vma.readable if vma.flags & READ_ONLY else cpu_vma.writable):
         raise KernelError(errno.EPERM, f"the process may not access {address:#x}")
     for old in vm.svm.find(address, address + 1):
@@ -225,8 +240,11 @@ def xe_svm_handle_pagefault(
     Kernel: ``xe_svm_handle_pagefault``."""
     gt.stats.incr(GtStat.SVM_PAGEFAULT_COUNT)
     mm = _mm_of(vm)
+    cpu_vma = mm.find_vma(address)
+    if cpu_vma is None or cpu_vma.start > address:
+        raise KernelError(errno.ENOENT, f"the process has nothing at {address:#x}")
     entries: list[Range] = []
-    svm_range = xe_svm_range_find_or_insert(vm, vma, mm, address, entries)
+    svm_range = xe_svm_range_find_or_insert(vm, vma, cpu_vma, address, entries)
     size = svm_range.end - svm_range.start
     gt.stats.incr(svm_stat("pagefault_count", size))
     if needs_vram and not svm_range.migrate_devmem:
@@ -249,12 +267,13 @@ def xe_svm_prefetch(vm: XeVm, vma: XeVma, start: int, end: int, region: int) -> 
     mm = _mm_of(vm)
     entries: list[Range] = []
     address, end = max(start, vma.start), min(end, vma.end)
+    cpu_vmas = _CpuVmas(mm)
     while address < end:
-        cpu_vma = mm.find_vma(address)
+        cpu_vma = cpu_vmas.find(address)
         if cpu_vma is None or cpu_vma.start >= end:
             break
         address = max(address, cpu_vma.start)
-        svm_range = xe_svm_range_find_or_insert(vm, vma, mm, address, entries)
+        svm_range = xe_svm_range_find_or_insert(vm, vma, cpu_vma, address, entries)
         svm_range.in_vram = svm_range.in_vram and region != 0
         if region != 0:
             _migrate(vma, svm_range, needs_vram=region != CONSULT_PREF_LOC)
@@ -305,9 +324,10 @@ def xe_svm_garbage_collector(vm: XeVm) -> None:
     mm = vm.mm
     if mm is None or not vm.svm.has_autoreset:
         return
+    cpu_vmas = _CpuVmas(mm)
     for svm_range in vm.svm:
         vmas = vm.gpuvm.find_range(svm_range.start, svm_range.start + 1)
-        if not vmas or not vmas[0].flags & AUTORESET or _is_there(mm, svm_range):
+        if not vmas or not vmas[0].flags & AUTORESET or _is_there(cpu_vmas, svm_range):
             continue
         vm.svm.remove(svm_range)
         vm.reset_mirror(vmas[0], svm_range.start, svm_range.end)
