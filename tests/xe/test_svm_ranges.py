@@ -11,7 +11,7 @@ from tests.xe.gpu_work import PAGE
 from tests.xe.mirrors import AUTORESET, PROT_READ, SIZE_2M, Mirror, Pages
 from uapi import xe_drm
 from xedev.client import BatchBuilder, Device
-from xedev.client.memory import op_map, op_prefetch, op_unmap
+from xedev.client.memory import op_map, op_map_userptr, op_prefetch, op_unmap
 from xedev.node.local import LocalTransport
 from xedev.testing.target import Target
 from xedev.xe.xe_device import XeDevice
@@ -191,6 +191,20 @@ def test_atomics_on_shared_memory_of_an_integrated_device(xe_target: Targets) ->
     mirror.board.memory.close()
 
 
+@pytest.mark.parametrize("profile", ["bmg", "lnl"])
+def test_atomics_on_user_memory_that_is_mapped_already(xe_target: Targets, profile: str) -> None:
+    """A load before changes nothing of what they need."""
+    mirror, user = Counted(xe_target("in-process", profile=profile)), Pages(PAGE)
+    address = 1 << 30
+    mirror.device.vm_bind(mirror.board.vm, [op_map_userptr(user.address, address, PAGE)])
+    assert mirror.load(address) == 0
+    assert mirror.increment(address) is (profile == "lnl")
+    mirror.device.madvise_atomic(mirror.board.vm, address, PAGE, ATOMIC_DEVICE)
+    assert mirror.increment(address)
+    user.close()
+    mirror.board.memory.close()
+
+
 # ---- memory that goes, and the advice with it ----
 
 
@@ -219,6 +233,16 @@ def test_only_the_part_that_went_loses_its_advice(mirror: Counted, pages: Pages)
     pages.unmap(9 * PAGE, PAGE)
     assert mirror.load(pages.address) == 0
     assert mirror.advice(pages) == [ATOMIC_CPU, 0, ATOMIC_CPU]
+
+
+def test_a_vm_ends_that_cannot_take_its_advice_back(mirror: Counted, pages: Pages) -> None:
+    mirror.bind(pages.address - SIZE_2M, 2 * SIZE_2M, AUTORESET)
+    mirror.advise(pages, ATOMIC_DEVICE)
+    assert mirror.store(pages.address, 1)
+    pages.unmap()
+    mirror.target.control("fail", "xe_vma_create 1 ENOMEM")
+    assert error_of(lambda: mirror.advise(pages, ATOMIC_CPU)) == "ENOMEM"
+    assert error_of(lambda: mirror.advise(pages, ATOMIC_CPU)) == "ENOENT"
 
 
 def test_the_gpu_keeps_what_it_had_of_the_rest(mirror: Counted, pages: Pages) -> None:

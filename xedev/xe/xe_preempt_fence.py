@@ -83,13 +83,4 @@ class XePreempt:
             self._queue_rebind_worker()
         except KernelError as error:
             logger.warning("vm %d: VM worker error: %s", vm.serial, error.reason)
-            _kill(vm)
-
-
-def _kill(vm: XeVm) -> None:
-    """Nothing of it will run again (kernel: ``xe_vm_kill``)."""
-    vm.banned = True
-    for queue in vm.xe.guc.queues_of(vm):
-        queue.is_banned = True
-        vm.xe.guc.kill(queue)
-    vm.xe.ufence_wq.wake_up()
+            vm.kill()

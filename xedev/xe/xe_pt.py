@@ -35,13 +35,17 @@ _keys = itertools.count(1)
 class XePt:
     """The page tables of one VM (kernel: ``struct xe_pt`` of a root)."""
 
-    __slots__ = ("_clients", "_generation", "_lock", "_pending", "_xe", "is_faulting", "serial")
+    __slots__ = (
+        *("_clients", "_generation", "_lock", "_pending", "_xe"),
+        *("is_faulting", "is_lr", "serial"),
+    )
 
-    def __init__(self, xe: XeDevice, serial: int, is_faulting: bool) -> None:
+    def __init__(self, xe: XeDevice, serial: int, *, is_faulting: bool, is_lr: bool) -> None:
         self._xe = xe
         self.serial = serial
         """Of the VM, by which the GPU knows it."""
         self.is_faulting = is_faulting
+        self.is_lr = is_lr
         self._generation = 0
         self._clients: dict[UserMemory, int] = {}
         self._lock = threading.Lock()
@@ -162,13 +166,13 @@ class XePt:
         advice, bo = vma.attr.atomic_access, vma.bo
         if advice == xe_drm.DRM_XE_ATOMIC_CPU:
             return False
-        if bo is None or (bo.mem_type is not None and bo.mem_type.is_vram):
+        if vma.is_null or (bo is not None and bo.mem_type is not None and bo.mem_type.is_vram):
             return True
         if not self._xe.platform.has_device_atomics_on_smem:
             return False
         if advice == xe_drm.DRM_XE_ATOMIC_DEVICE or not self._xe.platform.is_dgfx:
             return True
-        return not self.is_faulting or len(bo.places) == 1
+        return not self.is_lr or (bo is not None and len(bo.places) == 1)
 
     def invalidate(self, vmas: Iterable[XeVma]) -> None:
         """The advice on VMAs changed: have faults look at it, or change the entries

@@ -317,7 +317,8 @@ def xe_svm_flush(vm: XeVm) -> None:
 
 def xe_svm_garbage_collector(vm: XeVm) -> None:
     """Forget the ranges that the process has unmapped, and with them the advice on mirrors that
-    shall then be reset: only these make it worth a look at all ranges.
+    shall then be reset: only these make it worth a look at all ranges.  ``ENOMEM`` for that is the
+    end of the VM.
 
     Kernel: ``xe_svm_garbage_collector``, ``xe_svm_range_set_default_attr``.
     """
@@ -330,4 +331,8 @@ def xe_svm_garbage_collector(vm: XeVm) -> None:
         if not vmas or not vmas[0].flags & AUTORESET or _is_there(cpu_vmas, svm_range):
             continue
         vm.svm.remove(svm_range)
-        vm.reset_mirror(vmas[0], svm_range.start, svm_range.end)
+        try:
+            vm.reset_mirror(vmas[0], svm_range.start, svm_range.end)
+        except KernelError:
+            vm.kill()  # its mirrors have a hole now
+            raise

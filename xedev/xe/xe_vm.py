@@ -277,7 +277,7 @@ class XeVm(Refcounted):
         self.resv = Mutex(f"resv of vm {self.serial}", LockLevel.RESV)
         self.banned = False
         self.bind_queue = BindQueue()
-        self.pt = XePt(xe, self.serial, self.is_faulting)
+        self.pt = XePt(xe, self.serial, is_faulting=self.is_faulting, is_lr=self.is_lr)
         if self.is_faulting:
             self.gpuvm.on_evict = self.pt.unmap_bo
         self.preempt = XePreempt(xe, self.serial)
@@ -352,6 +352,14 @@ class XeVm(Refcounted):
         ):
             if low < high:
                 xe_vma_create(self, low, high, None, 0, vma.flags, advice, False)
+
+    def kill(self) -> None:
+        """Nothing of it will run again (kernel: ``xe_vm_kill``)."""
+        self.banned = True
+        for queue in self.xe.guc.queues_of(self):
+            queue.is_banned = True
+            self.xe.guc.kill(queue)
+        self.xe.ufence_wq.wake_up()
 
     def free(self) -> None:
         """The last reference went."""
