@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from uapi import xe_drm
 from xedev.gpu.abi import EngineInfo, Placement
+from xedev.gpu.hw_engine_group import EngineModes
 from xedev.gpu.lane import Lane, LaneState
 from xedev.gpu.ppgtt import Ppgtt
 from xedev.gpu.queue_group import QueueGroup
@@ -203,6 +204,9 @@ class Engines:
         self.running: list[Entry] = []
         self.may_fill = False
         """Whether something has changed since `fill`: a queue came, or left its engines."""
+        self._modes = EngineModes()
+        self._faulting: set[Entry] = set()
+        """Those with work whose jobs take page faults."""
 
     def add_job(self, queue: Queue) -> None:
         """A queue has something to run."""
@@ -214,7 +218,7 @@ class Engines:
         """The job is done that was at the head of a queue; whether who has more to run stays on
         its engines."""
         has_more = bool(queue.jobs) if queue.group is None else queue.group.job_done(queue)
-        if not has_more or not stays:
+        if not has_more or not stays or self._modes.holds(queue.entry):
             self.remove(queue.entry)
         if has_more:
             self.line_up(queue.entry)
@@ -230,10 +234,13 @@ class Engines:
             return
         queue.is_waiting = True
         self.may_fill = True
+        if queue.ppgtt.faulting:
+            self._faulting.add(queue)
         self._line(queue).setdefault(queue.placement.priority, deque()).append(queue)
 
     def remove(self, queue: Entry) -> None:
         """It has nothing more to run."""
+        self._faulting.discard(queue)
         if queue.is_running:
             self._leave(queue)
         if queue.is_waiting:
@@ -249,7 +256,7 @@ class Engines:
 
     def place(self, queue: Entry) -> bool:
         """Put a waiting queue on its engines if they are free."""
-        engines = None if self.is_suspended(queue) else self._free_engines(queue)
+        engines = None if self._may_not_run(queue) else self._free_engines(queue)
         if engines is None:
             return False
         self._leave_line(queue)
@@ -271,7 +278,7 @@ class Engines:
 
     def must_leave_at(self, queue: Entry, now: int) -> float:
         """When a running queue has to make room; infinite while nobody wants its engines."""
-        if self.is_suspended(queue):
+        if self._may_not_run(queue):
             return now
         own = queue.placement.priority
         when = float("inf")
@@ -280,6 +287,18 @@ class Engines:
                 continue
             when = min(when, queue.slice_end if priority == own else now)
         return when
+
+    def take_turns(self, now: int) -> None:
+        """Let jobs that take faults and those with fences run one kind after the other."""
+        if self._faulting:
+            changed = self._modes.update(self._all(), now)
+        else:
+            changed = self._modes.forget()
+        self.may_fill |= changed
+
+    def next_turn(self) -> float:
+        """When `take_turns` is due."""
+        return self._modes.next_change()
 
     def fill(self) -> None:
         """Put on the engines who is first in line."""
@@ -292,7 +311,7 @@ class Engines:
         for queue in line:
             if not self._has_free(place):
                 return
-            if self.place(queue) or self.is_suspended(queue):
+            if self.place(queue) or self._may_not_run(queue):
                 continue
             if queue.placement.width > 1:
                 return
@@ -310,10 +329,17 @@ class Engines:
         (kernel: ``xe_hw_engine_group_get_mode``)."""
         if not queue.ppgtt.faulting:
             return False
+        others = self.running if self._modes.is_for_faults(queue) else self._all()
         return any(
             not other.ppgtt.faulting and other.engine_group == queue.engine_group
-            for other in itertools.chain(self.running, self.waiting())
+            for other in others
         )
+
+    def _may_not_run(self, queue: Entry) -> bool:
+        return self._modes.holds(queue) or self.is_suspended(queue)
+
+    def _all(self) -> Iterator[Entry]:
+        return itertools.chain(self.running, self.waiting())
 
     def _is_rival(self, waiting: Entry, running: Entry) -> bool:
         """Whether a queue may be on an engine that another one is on."""

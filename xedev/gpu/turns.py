@@ -40,6 +40,7 @@ class InParallel(Turns):
 
     def fill_engines(self, now: int) -> None:
         """Put queues on engines and take others off."""
+        self._engines.take_turns(now)
         self._engines.preempt(now)
         self._engines.fill()
 
@@ -55,16 +56,11 @@ class InParallel(Turns):
         engines = self._engines
         if engines.may_fill:
             return now
-        return min(
-            (
-                min(
-                    engines.must_leave_at(queue, now),
-                    *(_wake_at(lane) for lane in queue.lanes),
-                )
-                for queue in engines.running
-            ),
-            default=float("inf"),
+        times = (
+            min(engines.must_leave_at(queue, now), *map(_wake_at, queue.lanes))
+            for queue in engines.running
         )
+        return min(engines.next_turn(), min(times, default=float("inf")))
 
 
 class OneByOne(Turns):
