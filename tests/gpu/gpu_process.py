@@ -64,7 +64,7 @@ class GpuProcess:
         """Kinds of questions that are not answered."""
         self._token = 0
         self.send(abi.HELLO, (REFERENCE_CLOCK, ENGINES, seed))
-        self.send(abi.VM, 1, 48, False, False)
+        self.send(abi.VM, 1, 48, False, False, False)
 
     # ---- messages ----
 

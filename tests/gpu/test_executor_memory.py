@@ -89,7 +89,7 @@ def test_a_named_file_that_was_cut_does_not_grow_again(gpu: GpuProcess, tmp_path
 
 @pytest.mark.parametrize("scratch", [False, True])
 def test_purged_contents(gpu: GpuProcess, scratch: bool) -> None:
-    gpu.send(abi.VM, 2, 48, scratch, False)
+    gpu.send(abi.VM, 2, 48, scratch, False, False)
     gpu.map(CODE, CODE + PAGE, RangeKind.BO, CODE_BO, vm=2)
     gpu.map(DATA, DATA + PAGE, RangeKind.BO, DATA_BO, vm=2)
     gpu.queue(6, vm=2)
@@ -344,7 +344,7 @@ def test_a_page_fault_is_mended(gpu: GpuProcess) -> None:
         return True
 
     gpu.mend = mend
-    gpu.send(abi.VM, 2, 48, False, True)
+    gpu.send(abi.VM, 2, 48, False, True, True)
     gpu.map(CODE, CODE + PAGE, RangeKind.BO, CODE_BO, vm=2)
     gpu.map(DATA, DATA + PAGE, RangeKind.UNBOUND, vm=2)
     gpu.queue(6, vm=2)
@@ -354,7 +354,7 @@ def test_a_page_fault_is_mended(gpu: GpuProcess) -> None:
 
 
 def test_a_page_fault_that_is_not_mended(gpu: GpuProcess) -> None:
-    gpu.send(abi.VM, 2, 48, False, True)
+    gpu.send(abi.VM, 2, 48, False, True, True)
     gpu.queue(6, vm=2)
     gpu.job(6, 1, CODE)
     assert gpu.next(abi.FAILED, 6)[3:6] == (Failure.FAULT, CODE, 0)

@@ -23,7 +23,7 @@ BOTH = 3
 @pytest.fixture
 def gpu() -> Iterator[GpuProcess]:
     with gpu_process() as process:
-        process.send(abi.VM, FAULTING, 48, False, True)
+        process.send(abi.VM, FAULTING, 48, False, True, True)
         process.bo(CODE_BO, CODE, 16 * PAGE)
         process.bo(DATA_BO, DATA)
         process.map(CODE, CODE + 16 * PAGE, RangeKind.BO, CODE_BO, vm=FAULTING)

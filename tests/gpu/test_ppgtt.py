@@ -50,7 +50,7 @@ class Space:
         faulting: bool = False,
         mend: Callable[[int, Access], bool] = refuse,
     ) -> None:
-        self.ppgtt = Ppgtt(BITS, scratch, faulting)
+        self.ppgtt = Ppgtt(BITS, scratch, faulting, faulting)
         self.checkpoints = 0
         self.faults: list[tuple[int, Access]] = []
 

@@ -46,3 +46,16 @@ def test_a_faulting_spinner_goes_on_after_the_others(local: Device) -> None:
     assert board.read() == 5
     spinner.end()
     local.wait_user_fence(other.fence_address, 1, timeout=10**10)
+
+
+def test_a_long_running_spinner_holds_nobody_up(local: Device) -> None:
+    """Nobody waits for the fence of its job, so it runs beside those that take faults."""
+    board, other = Board(local, LR), Board(local, FAULT)
+    spinner = board.spinner()
+    board.exec_lr(board.queue(), spinner.address)
+    spinner.wait_started(10)
+    other.exec_lr(other.queue([CCS]), other.storing(7))
+    local.wait_user_fence(other.fence_address, 1, timeout=10**10)
+    assert other.read() == 7
+    spinner.end()
+    local.wait_user_fence(board.fence_address, 1, timeout=10**10)

@@ -3,7 +3,7 @@
 To the GPU, in this order of effect:
 
 ``(HELLO, Hardware as a tuple)``            first of all
-``(VM, vm, bits, scratch, faulting)``       an address space of ``bits`` bits
+``(VM, vm, bits, scratch, faulting, is_lr)``  an address space of ``bits`` bits
 ``(VM_END, vm)``
 ``(MAP, vm, ranges, token)``                page tables, as `Range`; ``token``: acknowledge it
 ``(QUEUE, queue, vm, Placement as a tuple)``

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from uapi import xe_drm
 from xedev.gpu.abi import EngineInfo, Placement
-from xedev.gpu.hw_engine_group import EngineModes
+from xedev.gpu.hw_engine_group import EngineModes, has_fences
 from xedev.gpu.lane import Lane, LaneState
 from xedev.gpu.ppgtt import Ppgtt
 from xedev.gpu.queue_group import QueueGroup
@@ -324,15 +324,14 @@ class Engines:
         )
 
     def is_suspended(self, queue: Entry) -> bool:
-        """Whether a queue that takes page faults has to wait for those of its group that do not:
+        """Whether a queue that takes page faults has to wait for those of its group with fences:
         a fault must not hold up a job whose fence has to come
         (kernel: ``xe_hw_engine_group_get_mode``)."""
         if not queue.ppgtt.faulting:
             return False
         others = self.running if self._modes.is_for_faults(queue) else self._all()
         return any(
-            not other.ppgtt.faulting and other.engine_group == queue.engine_group
-            for other in others
+            has_fences(other) and other.engine_group == queue.engine_group for other in others
         )
 
     def _may_not_run(self, queue: Entry) -> bool:

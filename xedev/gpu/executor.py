@@ -278,8 +278,8 @@ class Executor:
 
     # ---- messages ----
 
-    def _vm(self, vm: int, bits: int, scratch: bool, faulting: bool) -> None:
-        self._vms[vm] = Ppgtt(bits, scratch, faulting)
+    def _vm(self, vm: int, bits: int, scratch: bool, faulting: bool, is_lr: bool) -> None:
+        self._vms[vm] = Ppgtt(bits, scratch, faulting, is_lr)
 
     def _vm_end(self, vm: int) -> None:
         del self._vms[vm]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from xedev.gpu.engine import Entry
 
-__all__ = ("EngineModes",)
+__all__ = ("EngineModes", "has_fences")
 
 NS_PER_MS = 1_000_000
 FENCES_TIME = 5 * NS_PER_MS
@@ -76,10 +76,10 @@ class EngineModes:
             group = entry.engine_group
             if entry.ppgtt.faulting:
                 with_faults.add(group)
-                continue
-            with_fences.add(group)
-            if _has_begun(entry):
-                busy.add(group)
+            elif has_fences(entry):
+                with_fences.add(group)
+                if _has_begun(entry):
+                    busy.add(group)
         both = with_faults & with_fences
         changed = bool(self._turns.keys() - both)
         self._turns = {group: turn for group, turn in self._turns.items() if group in both}
@@ -105,12 +105,17 @@ class EngineModes:
 
     def holds(self, entry: Entry) -> bool:
         """Whether somebody whose jobs have fences has to wait for those that take faults."""
-        if not self._turns or entry.ppgtt.faulting:
+        if not self._turns or not has_fences(entry):
             return False
         turn = self._turns.get(entry.engine_group)
         if turn is None or turn.mode is _Mode.FENCES:
             return False
         return turn.mode is _Mode.FAULTS or not _has_begun(entry)
+
+
+def has_fences(entry: Entry) -> bool:
+    """Whether somebody waits for its jobs; long-running ones without faults are of neither kind."""
+    return not entry.ppgtt.is_lr
 
 
 def _has_begun(entry: Entry) -> bool:

@@ -44,12 +44,14 @@ class _Mapping:
 class Ppgtt:
     """The page tables of one VM."""
 
-    def __init__(self, bits: int, scratch: bool, faulting: bool) -> None:
+    def __init__(self, bits: int, scratch: bool, faulting: bool, is_lr: bool) -> None:
         self.mask = (1 << bits) - 1
         self.scratch = scratch
         """Whether reads of nothing give zeros, and writes to nothing vanish."""
         self.faulting = faulting
         """Whether a missing page is asked for."""
+        self.is_lr = is_lr
+        """Whether jobs run for as long as they like, without a fence that somebody waits for."""
         self._ranges: SortedDict[int, _Mapping] = SortedDict()
         self._tlb: dict[int, _Mapping] = {}
 

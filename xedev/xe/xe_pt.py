@@ -73,7 +73,7 @@ class XePt:
         generation = ct.generation
         scratch = bool(vm.flags & SCRATCH_PAGE)
         bits = self._xe.platform.va_bits
-        ct.send((abi.VM, self.serial, bits, scratch, self.is_faulting), generation)
+        ct.send((abi.VM, self.serial, bits, scratch, self.is_faulting, self.is_lr), generation)
         with self._lock:
             # Only now: evictions, which take no lock of the VM, are told to those that are live.
             self._generation = generation
