@@ -75,14 +75,23 @@ def _units(clients: Iterable[Client], chroot: Path) -> list[Unit]:
 def _run_all(units: list[Unit], chroot: Path, jobs: int) -> Results:
     results: Results = {}
     began = time.monotonic()
+    number = 0
+
+    def ended(unit: Unit, result: Result) -> None:
+        nonlocal number
+        number += 1
+        results.setdefault(unit.name, {}).update(result)
+        spent = time.monotonic() - began
+        line = f"[{number}/{len(units)}, {spent:.0f} s] {unit.name}: {_counts(result)}"
+        print(line, file=sys.stderr, flush=True)
+
     with ThreadPoolExecutor(jobs) as pool:
-        running = {pool.submit(unit.run, chroot): unit for unit in units}
-        for number, done in enumerate(as_completed(running), 1):
-            unit, result = running[done], done.result()
-            results.setdefault(unit.name, {}).update(result)
-            spent = time.monotonic() - began
-            line = f"[{number}/{len(units)}, {spent:.0f} s] {unit.name}: {_counts(result)}"
-            print(line, file=sys.stderr, flush=True)
+        running = {pool.submit(u.run, chroot): u for u in units if not isinstance(u, Together)}
+        for done in as_completed(running):
+            ended(running[done], done.result())
+    for unit in units:
+        if isinstance(unit, Together):  # enough for one machine
+            ended(unit, unit.run(chroot))
     return results
 
 
