@@ -14,7 +14,7 @@ from pathlib import Path
 from xedev.kernel.errors import KernelError
 from xedev.kernel.files import File
 from xedev.node.frames import FrameFile
-from xedev.node.mounts import read_mounts
+from xedev.node.mounts import mount_device
 
 __all__ = ("FdLookup",)
 
@@ -58,7 +58,7 @@ class FdLookup:
             return None
         # A descriptor that came through a socket may belong to a mount that its present owner
         # does not see.  Then the inode number alone must do; it is unlikely enough.
-        device = next((m.device for m in read_mounts(tid) if m.id == info["mnt_id"]), self.device)
+        device = mount_device(tid, info["mnt_id"]) or self.device
         if device != self.device:
             return None
         return file.file if isinstance(file, FrameFile) else file

@@ -26,6 +26,7 @@ __all__ = (
     "canonical",
     "find_mount",
     "fusermount",
+    "mount_device",
     "read_mounts",
     "unmount_lazily",
 )
@@ -71,6 +72,17 @@ def read_mounts(process: int | str = "self") -> list[Mount]:
     """The mounts that ``process`` sees, later ones on top (proc(5): mountinfo)."""
     text = Path(f"/proc/{process}/mountinfo").read_text("utf-8", "surrogateescape")
     return [_parse(line) for line in text.splitlines()]
+
+
+def mount_device(process: int, number: int) -> str | None:
+    """``major:minor`` of the mount of this number, if ``process`` sees it: of many mounts only one
+    is looked at, since a descriptor's ioctl waits for it."""
+    with open(f"/proc/{process}/mountinfo", "rb") as file:
+        lines = b"\n" + file.read()
+    at = lines.find(b"\n%d " % number)
+    if at < 0:
+        return None
+    return lines[at + 1 : lines.index(b"\n", at + 1)].split(b" ", 3)[2].decode()
 
 
 def _parse(line: str) -> Mount:
