@@ -108,26 +108,41 @@ def link_text(link: Link) -> str:
     return os.path.join(os.path.relpath(parent, os.path.dirname(link.name)), name)
 
 
-class AttributeFile(File):
+class _SysFile(File):
+    """What the files of sysfs have in common."""
+
+    seekable = True
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    @property
+    def size(self) -> int:
+        """As stat(2) says."""
+        return self._size
+
+    def ioctl(self, cmd: int, data: int, caller: Caller) -> int:
+        """There are none."""
+        return -errno.ENOTTY
+
+    def poll(self, waiter: Callable[[], None] | None) -> int:
+        """Always ready."""
+        return POLLIN | POLLRDNORM | POLLOUT
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+
+class AttributeFile(_SysFile):
     """One open of an attribute (kernel: ``kernfs_ops`` of sysfs).
 
     It is made up anew whenever somebody reads from its beginning.
     """
 
-    seekable = True
-
     def __init__(self, attribute: Attribute) -> None:
+        super().__init__(attribute.size)
         self._attribute = attribute
         self._data = b""
-
-    @property
-    def size(self) -> int:
-        """As stat(2) says."""
-        return self._attribute.size
-
-    def ioctl(self, cmd: int, data: int, caller: Caller) -> int:
-        """There are none."""
-        return -errno.ENOTTY
 
     def read(self, size: int, offset: int, nonblock: bool, caller: Caller) -> bytes:
         """The text; ``EIO`` where there is none."""
@@ -144,31 +159,14 @@ class AttributeFile(File):
         self._attribute.store(text.removesuffix("\n"))
         return len(data)
 
-    def poll(self, waiter: Callable[[], None] | None) -> int:
-        """Always ready."""
-        return POLLIN | POLLRDNORM | POLLOUT
 
-    def release(self) -> None:
-        """Nothing is held."""
-
-
-class BinAttributeFile(File):
+class BinAttributeFile(_SysFile):
     """One open of an attribute of bytes (kernel: ``sysfs_bin_kfops_rw``)."""
 
-    seekable = True
-
     def __init__(self, attribute: BinAttribute) -> None:
+        super().__init__(attribute.size)
         self._attribute = attribute
         self.is_mappable = attribute.is_mappable
-
-    @property
-    def size(self) -> int:
-        """As stat(2) says."""
-        return self._attribute.size
-
-    def ioctl(self, cmd: int, data: int, caller: Caller) -> int:
-        """There are none."""
-        return -errno.ENOTTY
 
     def read(self, size: int, offset: int, nonblock: bool, caller: Caller) -> bytes:
         """What is there."""
@@ -180,13 +178,6 @@ class BinAttributeFile(File):
             raise KernelError(errno.EIO, "this attribute cannot be set")
         self._attribute.write(data)
         return len(data)
-
-    def poll(self, waiter: Callable[[], None] | None) -> int:
-        """Always ready."""
-        return POLLIN | POLLRDNORM | POLLOUT
-
-    def release(self) -> None:
-        """Nothing is held."""
 
 
 def _shown(show: Callable[[], str | bytes] | None) -> bytes:
