@@ -247,6 +247,21 @@ def test_an_unbound_device_has_no_nodes(card: tuple[Tree, list[XeDevice]]) -> No
     assert raised.value.errno == errno.ENODEV
 
 
+def test_an_unbound_device_is_only_one_of_its_bus(card: tuple[Tree, list[XeDevice]]) -> None:
+    tree, devices = card
+    client = LocalTransport(devices[0])
+    pci = f"/sys/{devices[0].pci.directory}"
+    before = tree.readdir(pci)
+    write(tree, client, f"{DRIVER}/unbind", SLOT.encode())
+    assert set(before) - set(tree.readdir(pci)) == {"driver", "drm", "tile0"}
+    assert tree.readdir("/sys/class/drm") == ["version"]
+    assert tree.readdir("/sys/dev/char") == []
+    assert failure(lambda: tree.getattr("/sys/class/drm/card0")) == errno.ENOENT
+    write(tree, client, f"{DRIVER}/bind", SLOT.encode())
+    assert tree.readdir(pci) == before
+    assert set(tree.readdir("/sys/class/drm")) == {"card0", "renderD128", "version"}
+
+
 def test_a_device_that_was_bound_again_works_as_if_new(card: tuple[Tree, list[XeDevice]]) -> None:
     tree, devices = card
     client = LocalTransport(devices[0])

@@ -33,8 +33,8 @@ __all__ = (
     "SysDevice",
     "SysEntry",
     "driver_entries",
-    "driver_link",
     "link_text",
+    "names_of_driver",
     "sys_entries",
 )
 
@@ -59,11 +59,6 @@ class SysDevice(Protocol):
         """What its own directory holds."""
 
 
-def driver_link(pci: PciDevice) -> str:
-    """Name of the link to a device in the directory of its driver."""
-    return f"{_driver_directory(pci)}/{pci.slot}"
-
-
 def sys_entries(device: SysDevice) -> Iterator[SysEntry]:
     """All files and links that tell of a device, by their path below `SYS_DIR`; a link's target
     is one too."""
@@ -71,7 +66,19 @@ def sys_entries(device: SysDevice) -> Iterator[SysEntry]:
     for entry in device.sysfs():
         yield _below(directory, entry)
     yield Link(f"{_PCI_BUS}/devices/{device.pci.slot}", directory)
-    yield Link(driver_link(device.pci), directory)
+    yield from _links_of_driver(device)
+
+
+def names_of_driver(device: SysDevice) -> Iterator[str]:
+    """What is there only while the driver has the device: links and whole directories, by their
+    path below `SYS_DIR`."""
+    yield from (f"{device.pci.directory}/{name}" for name in ("driver", "drm", "tile0"))
+    yield from (link.name for link in _links_of_driver(device))
+
+
+def _links_of_driver(device: SysDevice) -> Iterator[Link]:
+    directory = device.pci.directory
+    yield Link(f"{_driver_directory(device.pci)}/{device.pci.slot}", directory)
     for minor in device.minors:
         if not minor.frames:
             node = f"{directory}/drm/{minor.name}"

@@ -49,8 +49,8 @@ from xedev.node.sys_tree import (
     BinAttributeFile,
     SysEntry,
     driver_entries,
-    driver_link,
     link_text,
+    names_of_driver,
     sys_entries,
 )
 from xedev.node.sysctl import DROP_CACHES, SysctlFile, drop_caches_file
@@ -237,8 +237,9 @@ class Tree:
             self._add_link(f"/{DRI_DEBUG_DIR}/{name}", f"{device.index}", listed=False)
         for sys_entry in sys_entries(device):
             self._add_sys_entry(sys_entry)
-        link = self._entries[f"/{SYS_DIR}/{driver_link(device.pci)}"]
-        link.exists = lambda: device.index not in self._unbound
+        for name in names_of_driver(device):
+            entry = self._entries[f"/{SYS_DIR}/{name}"]
+            entry.exists = lambda: device.index not in self._unbound
 
     def _add_node(self, device: Device, minor: DrmMinor) -> None:
         entry = self._add(f"/{NODE_DIR}/{minor.name}", stat.S_IFREG | minor.mode)
