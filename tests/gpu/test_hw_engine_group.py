@@ -13,8 +13,8 @@ from xedev.gpu.abi import RangeKind
 
 CODE, DATA = 0x10000, 0x80000
 CODE_BO, DATA_BO = 1, 2
-FAULTING = 2
-"""A VM, with the same memory as the usual one."""
+USUAL, FAULTING = 1, 2
+"""VMs, with the same memory."""
 MANY = 3_000
 BOTH = 3
 """Instances of the video decoder."""
@@ -49,9 +49,12 @@ def done(gpu: GpuProcess, queue: int) -> int:
     return sum(message[1] == queue for message in gpu.seen(abi.DONE))
 
 
-def test_one_that_takes_faults_has_its_turn_beside_many_with_fences(gpu: GpuProcess) -> None:
-    gpu.queue(5)
-    gpu.queue(6, vm=FAULTING)
+@pytest.mark.parametrize(("many", "one"), [(USUAL, FAULTING), (FAULTING, USUAL)])
+def test_one_has_its_turn_beside_many_of_the_other_kind(
+    gpu: GpuProcess, many: int, one: int
+) -> None:
+    gpu.queue(5, vm=many)
+    gpu.queue(6, vm=one)
     for seqno in range(MANY):
         gpu.job(5, seqno + 1, STORE)
     gpu.job(6, 1, STORE)
@@ -59,16 +62,6 @@ def test_one_that_takes_faults_has_its_turn_beside_many_with_fences(gpu: GpuProc
     assert done(gpu, 5) < MANY
     while done(gpu, 5) < MANY:
         gpu.pump()
-
-
-def test_those_with_fences_have_theirs_beside_many_that_take_faults(gpu: GpuProcess) -> None:
-    gpu.queue(5)
-    gpu.queue(6, vm=FAULTING)
-    for seqno in range(MANY):
-        gpu.job(6, seqno + 1, STORE)
-    gpu.job(5, 1, STORE)
-    gpu.next(abi.DONE, 5)
-    assert done(gpu, 6) < MANY
 
 
 def test_a_long_job_holds_up_its_like_for_a_short_time_only(gpu: GpuProcess) -> None:
