@@ -49,10 +49,13 @@ QUICK: tuple[Client, ...] = (
 """What takes a few minutes."""
 
 _LARGE = ("large-*-2147483648",)
+_INJECTED = "bind-array-conflict-error-inject"
+"""The driver injects the error that it wants only with CONFIG_DRM_XE_DEBUG."""
 _WHOLE = (
     *_igt("xe_evict", part=10),
     *_igt("xe_exec_threads xe_exec_reset xe_exec_fault_mode xe_exec_compute_mode"),
-    Igt("xe_vm", without=_LARGE, options=VRAM),
+    Igt("xe_vm", without=(*_LARGE, _INJECTED), options=VRAM),
+    Igt("xe_vm", only=(_INJECTED,), options=(*VRAM, "--debug-kernel"), on="a debug kernel"),
     Igt("xe_vm", only=_LARGE, options=("--vram", "6G"), on="6 GiB"),
     *_igt("xe_exec_basic xe_exec_balancer xe_exec_multi_queue xe_intel_bb xe_pat"),
     *_igt("core_debugfs core_getclient core_getstats core_setmaster"),
@@ -68,7 +71,7 @@ _NEIGHBOURS = (
     *_igt("xe_exec_queue_property syncobj_basic syncobj_eventfd"),
     Igt("syncobj_wait", without=("*-snapshot",)),
     Igt("syncobj_timeline", without=("*-snapshot",)),
-    Igt("xe_vm", without=("overcommit-*", "out-of-memory", *_LARGE)),
+    Igt("xe_vm", without=("overcommit-*", "out-of-memory", *_LARGE, _INJECTED)),
     Igt("xe_create", without=("multigpu-*",)),
     Igt("xe_query", without=("multigpu-*",)),
     Igt("xe_exec_basic", only=("*once-*", "*twice-*", "*many-*"), without=("multigpu-*",)),
