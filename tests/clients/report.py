@@ -10,6 +10,7 @@ from typing import Any
 
 from tests.clients.known import TOGETHER, Entry, class_of, class_sizes, find
 from tests.clients.outcome import FINE, Outcome, Result
+from tests.clients.suite import ALL, VRAM
 
 __all__ = ("load", "merge", "score_of", "write")
 
@@ -98,6 +99,8 @@ def _markdown(score: Score, known: list[Entry], right: list[Entry]) -> Iterator[
     for name, entry in programs.items():
         yield f"| {name} | {' | '.join(str(entry[column]) for column in COLUMNS)} |"
     yield ""
+    yield from _devices()
+    yield ""
     yield from _failures(programs, known)
     yield ""
     yield from _skips(programs, known, right)
@@ -131,6 +134,19 @@ _CLASSES = {
     "C": "sysfs, debugfs, fdinfo, a second card",
     "D": "not for a mock",
 }
+
+
+def _devices() -> Iterator[str]:
+    usual = " ".join(VRAM)
+    yield "## On which device"
+    yield ""
+    yield f"IGT's programs with `{usual}`, all others with the mock's defaults, but:"
+    yield ""
+    yield "| program | options of `xe-mock run` |"
+    yield "|---|---|"
+    for client in ALL:
+        if client.options not in ((), VRAM):
+            yield f"| {client.name} | `{' '.join(client.options)}` |"
 
 
 def _failures(programs: Mapping[str, Score], known: list[Entry]) -> Iterator[str]:

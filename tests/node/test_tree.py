@@ -72,6 +72,7 @@ def test_the_nodes_are_listed_and_the_directory_of_tokens_is_not(tree: Tree) -> 
     assert sorted(tree.readdir("/dev/dri")) == NODES
     assert stat.S_ISDIR(tree.getattr(TOKENS).mode)
     assert tree.readdir(TOKENS) == []
+    assert tree.readdir("/debug/sync") == ["sw_sync"]
 
 
 def test_the_debug_directory_holds_the_devices_files_and_more(
